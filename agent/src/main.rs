@@ -1,0 +1,3 @@
+//! The agent of ipsecmesh: one per node, it turns desired tunnels into security associations.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The API of ipsecmesh: custom resources, their defaults, validation rules and conditions.
