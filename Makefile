@@ -1,0 +1,41 @@
+# Each target is one command; what they do stands in the scripts and binaries that they call.
+CARGO ?= cargo
+LAB = $(CARGO) run --quiet --package ipsecmesh-e2e --bin ipsecmesh-lab --
+
+.PHONY: demo test check setup lint unit deny charts e2e lab lab-down
+
+## The two commands
+demo: setup ## Boot a cluster of real kernels, encrypt it, show it on the wire, clean up
+	$(LAB) demo
+
+test: setup lint deny charts unit e2e ## Everything: format, lints, unit, property, simulation, namespaces, end-to-end
+
+## The inner loop
+check: lint unit ## Format, lints and tests without a cluster
+
+setup: ## Install what is missing (Debian packages, pinned tools); needs root
+	./e2e/setup.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+unit:
+	$(CARGO) test --workspace --quiet -- --quiet
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+deny:
+	./e2e/deny.sh
+
+charts:
+	$(LAB) charts
+
+e2e:
+	$(CARGO) test --package ipsecmesh-e2e --features cluster --test mesh
+
+## A lab that stays
+lab: setup ## Boot the cluster with the product installed and leave it running
+	$(LAB) up
+
+lab-down: ## End it
+	$(LAB) down
