@@ -1,1 +1,15 @@
-//! IKEv2 (RFC 7296) as a sans-IO engine: no socket, no clock, no randomness, no crypto implementation.
+//! IKEv2 (RFC 7296) as a sans-IO engine.
+//!
+//! The engine is a value: datagrams, commands, outcomes of effects and the passing of time go in; effects on the data
+//! plane, datagrams and events come out. It opens no socket, reads no clock, draws no randomness but through its
+//! provider, and implements no cryptographic primitive.
+
+pub mod config;
+pub mod output;
+pub mod time;
+pub mod types;
+
+pub use config::*;
+pub use output::*;
+pub use time::{Instant, Now, TimerReason, WallTime};
+pub use types::*;

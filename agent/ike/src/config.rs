@@ -1,0 +1,360 @@
+//! What the driver tells the engine: its own identity and limits, and each peer with its children.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::time::WallTime;
+use crate::types::{BootId, ChildId, PeerId};
+
+/// What holds for every SA of this engine.
+#[derive(Clone)]
+pub struct EndpointConfig {
+    /// Sent to every peer inside IKE_AUTH (decision 20).
+    pub boot_id: BootId,
+    /// Certificate and key of this host; `None` until it has one. Certificate-authenticated exchanges wait for it.
+    pub credentials: Option<Credentials>,
+    /// Judges the certificates of peers.
+    pub verifier: Arc<dyn CertificateVerifier>,
+    /// Retransmission of requests (RFC 7296 §2.1).
+    pub retransmit: Retransmit,
+    /// Bounds on work for hosts that have not authenticated.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for EndpointConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointConfig")
+            .field("boot_id", &self.boot_id)
+            .field("credentials", &self.credentials)
+            .field("retransmit", &self.retransmit)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A certificate chain and the key of its leaf.
+#[derive(Clone)]
+pub struct Credentials {
+    /// DER certificates, leaf first, without the trust anchor.
+    pub chain: Arc<[Vec<u8>]>,
+    /// Signs with the leaf's private key. The engine never sees the key.
+    pub signer: Arc<dyn Signer>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({} certificates)", self.chain.len())
+    }
+}
+
+/// The private key of this host.
+pub trait Signer: Send + Sync {
+    /// The algorithms that [`Signer::sign`] offers, best first.
+    fn algorithms(&self) -> &[SignatureAlgorithm];
+
+    /// Signs `message` (not its hash); the result is in the encoding of RFC 7427.
+    fn sign(&self, algorithm: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, SignError>;
+}
+
+/// A signature algorithm of RFC 7427.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SignatureAlgorithm {
+    /// ECDSA on P-256 with SHA2-256, DER-encoded `Ecdsa-Sig-Value`.
+    EcdsaP256Sha256,
+}
+
+/// The key did not sign. The reason is the driver's to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the private key could not sign")]
+pub struct SignError;
+
+/// Judges the certificate of a peer: chain, validity, usage, names, pinned key (decision 23).
+pub trait CertificateVerifier: Send + Sync {
+    /// `chain` is the peer's, leaf first, untrusted. `identity` is what the peer claims *and* what the configuration
+    /// of `peer` expects; the engine has compared the two. On success the leaf's SubjectPublicKeyInfo in DER.
+    fn verify(
+        &self,
+        peer: PeerId,
+        identity: &Identity,
+        chain: &[&[u8]],
+        at: WallTime,
+    ) -> Result<Vec<u8>, CertificateError>;
+
+    /// SHA-1 hashes of the trust anchors' SubjectPublicKeyInfo, for CERTREQ (RFC 7296 §3.7).
+    fn authorities(&self) -> Vec<[u8; 20]>;
+}
+
+/// Why a certificate is refused; told to the driver, never to the peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CertificateError(pub String);
+
+/// An identity of RFC 7296 §3.5.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Identity {
+    /// ID_IPV4_ADDR or ID_IPV6_ADDR.
+    Address(IpAddr),
+    /// ID_FQDN: compared without case.
+    Fqdn(String),
+    /// ID_KEY_ID: opaque bytes.
+    KeyId(Vec<u8>),
+}
+
+/// Retransmission of a request (RFC 7296 §2.1): at 0, `initial`, then each time `factor` percent longer up to `cap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retransmit {
+    /// First wait; default 500 ms.
+    pub initial: Duration,
+    /// Growth in percent of the previous wait; default 180.
+    pub factor_percent: u32,
+    /// Longest wait; default 8 s.
+    pub cap: Duration,
+    /// Transmissions in all before the peer is called unreachable; default 8.
+    pub tries: u32,
+}
+
+impl Default for Retransmit {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_millis(500),
+            factor_percent: 180,
+            cap: Duration::from_secs(8),
+            tries: 8,
+        }
+    }
+}
+
+/// Bounds on what unauthenticated hosts can make the engine hold or compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Half-open SAs as responder above which COOKIE is asked for (RFC 7296 §2.6); default 64.
+    pub cookie_threshold: usize,
+    /// Half-open SAs as responder, all sources; default 4096.
+    pub half_open: usize,
+    /// Half-open SAs as responder from one address; default 8.
+    pub half_open_per_source: usize,
+    /// Life of a half-open SA; default 30 s.
+    pub half_open_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cookie_threshold: 64,
+            half_open: 4096,
+            half_open_per_source: 8,
+            half_open_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// One peer: exactly one IKE SA with it at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// The driver's name for it.
+    pub id: PeerId,
+    /// Address of this host that the SA uses.
+    pub local_address: IpAddr,
+    /// The only address from which this peer is accepted.
+    pub remote_address: IpAddr,
+    /// IDi or IDr of this host.
+    pub local_identity: Identity,
+    /// The only identity that is accepted from `remote_address`.
+    pub remote_identity: Identity,
+    /// How both ends prove themselves.
+    pub auth: PeerAuth,
+    /// Proposals of the IKE SA in order of preference; never empty.
+    pub ike_proposals: Vec<IkeProposal>,
+    /// Hard lifetime of the IKE SA; it is rekeyed before. 10 min to 168 h.
+    pub ike_lifetime: Duration,
+    /// Liveness checks (RFC 7296 §2.4).
+    pub liveness: Liveness,
+    /// Who starts.
+    pub initiation: Initiation,
+    /// Whether ESP is carried in UDP 4500 (RFC 3948).
+    pub encapsulation: Encapsulation,
+    /// What is protected with this peer.
+    pub children: Vec<ChildConfig>,
+}
+
+/// How both ends of a peer prove themselves.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PeerAuth {
+    /// RFC 7427 signatures with the credentials of the endpoint.
+    Certificate,
+    /// Shared secrets (RFC 7296 §2.15).
+    Psk {
+        /// Used to prove ourselves, and accepted.
+        current: Zeroizing<Vec<u8>>,
+        /// Accepted while the peer may still use it.
+        previous: Option<Zeroizing<Vec<u8>>>,
+    },
+}
+
+impl fmt::Debug for PeerAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate => "Certificate",
+            Self::Psk { .. } => "Psk(redacted)",
+        })
+    }
+}
+
+/// Who starts, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initiation {
+    /// At once, and again with back-off while it does not succeed.
+    Eager,
+    /// This end only answers, and starts itself when nothing came for `grace` (decision 5).
+    EagerAfter {
+        /// How long the other end has.
+        grace: Duration,
+    },
+    /// When [`crate::Command::Acquire`] says that traffic waits.
+    OnDemand,
+}
+
+/// Whether ESP is carried in UDP (RFC 3948, RFC 7296 §2.23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Always, as if a NAT had been found.
+    Always,
+    /// When a NAT is found.
+    Auto,
+    /// Not even behind a NAT: the negotiation fails there.
+    Never,
+}
+
+/// Liveness checks by empty INFORMATIONAL exchanges (RFC 7296 §2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liveness {
+    /// Silence after which the peer is asked.
+    pub interval: Duration,
+    /// What happens when it does not answer all transmissions of the request.
+    pub action: LivenessAction,
+}
+
+/// What a peer's silence leads to. Children stay in the kernel until they are replaced or expire (decision 20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LivenessAction {
+    /// Forget the IKE SA; wait for traffic or for the peer.
+    Clear,
+    /// Forget the IKE SA and start a new one.
+    Restart,
+}
+
+/// One proposal of an IKE SA: each list in order of preference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IkeProposal {
+    /// Combined-mode ciphers (RFC 5282).
+    pub encryption: Vec<Encryption>,
+    /// Pseudorandom functions.
+    pub prf: Vec<Prf>,
+    /// Key exchange methods.
+    pub key_exchange: Vec<KeyExchange>,
+}
+
+/// One proposal of a CHILD SA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildProposal {
+    /// Combined-mode ciphers (RFC 4106).
+    pub encryption: Vec<Encryption>,
+    /// Methods for perfect forward secrecy at CREATE_CHILD_SA; both "one of these" and "none" are offered and accepted.
+    pub key_exchange: Vec<KeyExchange>,
+}
+
+/// A cipher of an SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Encryption {
+    /// ENCR_AES_GCM_16 with a 128-bit key.
+    AesGcm16Key128,
+    /// ENCR_AES_GCM_16 with a 256-bit key.
+    AesGcm16Key256,
+}
+
+/// A pseudorandom function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Prf {
+    /// PRF_HMAC_SHA2_256.
+    HmacSha256,
+    /// PRF_HMAC_SHA2_384.
+    HmacSha384,
+}
+
+/// A key exchange method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum KeyExchange {
+    /// Group 19, 256-bit random ECP.
+    Ecp256,
+    /// Group 31, Curve25519.
+    X25519,
+}
+
+/// What one child protects, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildConfig {
+    /// The driver's name for it; unique within the peer, the same after an edit.
+    pub id: ChildId,
+    /// Encapsulation mode.
+    pub mode: Mode,
+    /// Proposals in order of preference; never empty.
+    pub proposals: Vec<ChildProposal>,
+    /// Selectors at this end.
+    pub local_selectors: Vec<TrafficSelector>,
+    /// Selectors at the peer.
+    pub remote_selectors: Vec<TrafficSelector>,
+    /// Hard limits of one SA.
+    pub lifetime: Lifetime,
+    /// The soft limit is the hard one less this share, plus or minus jitter. 1–50.
+    pub rekey_margin_percent: u8,
+    /// Extended sequence numbers (RFC 4303 §2.2.1): offered first.
+    pub esn: bool,
+    /// Anti-replay window in packets, passed on to the data plane.
+    pub replay_window: u32,
+    /// Binds the SAs to the policies of the data plane; passed through.
+    pub reqid: u32,
+}
+
+/// Encapsulation mode of a CHILD SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Between the two hosts (RFC 7296 §1.3.1).
+    Transport,
+    /// Whole IP packets.
+    Tunnel,
+}
+
+/// Hard limits of a CHILD SA, whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Age; 5 min to 24 h from the API, any here.
+    pub time: Duration,
+    /// Bytes under one key.
+    pub bytes: Option<u64>,
+    /// Packets under one key.
+    pub packets: Option<u64>,
+}
+
+/// A traffic selector (RFC 7296 §3.13.1): one protocol, one range of ports, one range of addresses of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrafficSelector {
+    /// IP protocol; 0 is any.
+    pub protocol: u8,
+    /// First port.
+    pub first_port: u16,
+    /// Last port.
+    pub last_port: u16,
+    /// First address.
+    pub first_address: IpAddr,
+    /// Last address, of the same family.
+    pub last_address: IpAddr,
+}
