@@ -1,0 +1,2 @@
+//! placeholder of today
+fn main() {}
