@@ -1,0 +1,268 @@
+//! Security associations: ESP with AES-GCM (RFC 4106), extended sequence numbers, UDP encapsulation (RFC 3948).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netlink_packet_core::DefaultNla;
+use netlink_packet_xfrm::state::{DelGetMessage, ModifyMessage};
+use netlink_packet_xfrm::{
+    Address, AlgAead, EncapTmpl, IPPROTO_ESP, Id, LifetimeConfig, ReplayEsn, UDP_ENCAP_ESPINUDP, UserSaId,
+    UserSaInfo, XFRM_ALG_AEAD_NAME_LEN, XFRM_INF, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_STATE_ESN,
+    XfrmAttrs,
+};
+use zeroize::Zeroizing;
+
+use crate::address::{Selector, family};
+use crate::ownership::Reqid;
+
+/// `XFRMA_SA_DIR` of Linux 6.10 and later: the SA says which way it goes.
+pub(crate) const XFRMA_SA_DIR: u16 = 33;
+pub(crate) const SA_DIR_IN: u8 = 1;
+pub(crate) const SA_DIR_OUT: u8 = 2;
+
+/// The kernel's largest anti-replay window, in packets.
+pub const MAX_REPLAY_WINDOW: u32 = 4096;
+
+const BITS_PER_WORD: u32 = 32;
+const AEAD_NAME: &[u8] = b"rfc4106(gcm(aes))";
+const ICV_BITS: u32 = 128;
+
+/// What names an SA: the kernel finds it by destination and SPI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SaId {
+    /// The SPI, in host order.
+    pub spi: u32,
+    /// Source address of its packets.
+    pub source: IpAddr,
+    /// Destination address of its packets.
+    pub destination: IpAddr,
+}
+
+/// One SA to install.
+#[derive(Debug)]
+pub struct Sa {
+    /// SPI and addresses.
+    pub id: SaId,
+    /// Binds it to policies.
+    pub reqid: Reqid,
+    /// Encapsulation.
+    pub mode: Mode,
+    /// Which way its packets go.
+    pub direction: SaDirection,
+    /// The cipher.
+    pub cipher: Cipher,
+    /// The cipher's key, then the salt.
+    pub key: Key,
+    /// Extended sequence numbers (RFC 4303 §2.2.1).
+    pub esn: bool,
+    /// Anti-replay window in packets, at most [`MAX_REPLAY_WINDOW`]; inbound only.
+    pub replay_window: u32,
+    /// UDP ports (source, destination) where ESP travels in UDP.
+    pub encapsulation: Option<(u16, u16)>,
+    /// What may travel through it; `None` is everything between its addresses.
+    pub selector: Option<Selector>,
+    /// When the kernel reports it, and when it stops using it.
+    pub limits: Limits,
+}
+
+/// Which way an SA's packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SaDirection {
+    /// Towards this host.
+    In,
+    /// From this host.
+    Out,
+}
+
+/// Encapsulation mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Between the two hosts.
+    Transport,
+    /// Whole IP packets.
+    Tunnel,
+}
+
+impl Mode {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Transport => XFRM_MODE_TRANSPORT,
+            Self::Tunnel => XFRM_MODE_TUNNEL,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        match code {
+            XFRM_MODE_TRANSPORT => Some(Self::Transport),
+            XFRM_MODE_TUNNEL => Some(Self::Tunnel),
+            _ => None,
+        }
+    }
+}
+
+/// A cipher with a 128-bit ICV.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cipher {
+    /// AES-GCM-16 with a 128-bit key.
+    AesGcm128,
+    /// AES-GCM-16 with a 256-bit key.
+    AesGcm256,
+}
+
+impl Cipher {
+    /// Bytes of key and salt together (RFC 4106 §8.1).
+    pub fn key_length(self) -> usize {
+        match self {
+            Self::AesGcm128 => 20,
+            Self::AesGcm256 => 36,
+        }
+    }
+}
+
+/// Key bytes; wiped when dropped, never shown.
+pub struct Key(Zeroizing<Vec<u8>>);
+
+impl Key {
+    /// Takes the bytes over.
+    pub fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+
+    /// How many there are.
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(redacted)")
+    }
+}
+
+/// Limits by volume. Age is the IKE engine's business: an SA must outlive a stopped agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes after which the kernel reports the SA.
+    pub soft_bytes: Option<u64>,
+    /// Bytes after which it is gone.
+    pub hard_bytes: Option<u64>,
+    /// Packets after which the kernel reports the SA.
+    pub soft_packets: Option<u64>,
+    /// Packets after which it is gone.
+    pub hard_packets: Option<u64>,
+}
+
+impl Limits {
+    fn to_wire(self) -> LifetimeConfig {
+        LifetimeConfig {
+            soft_byte_limit: self.soft_bytes.unwrap_or(XFRM_INF),
+            hard_byte_limit: self.hard_bytes.unwrap_or(XFRM_INF),
+            soft_packet_limit: self.soft_packets.unwrap_or(XFRM_INF),
+            hard_packet_limit: self.hard_packets.unwrap_or(XFRM_INF),
+            ..LifetimeConfig::default()
+        }
+    }
+}
+
+/// What this kernel can do with SAs beyond Linux 5.x; found out by the probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SaFeatures {
+    /// `XFRMA_SA_DIR` (Linux 6.10).
+    pub direction: bool,
+}
+
+impl Sa {
+    /// The message holds a copy of the key: the request that it goes into wipes it.
+    pub(crate) fn to_wire(&self, features: SaFeatures) -> ModifyMessage {
+        let mut info = UserSaInfo {
+            id: Id {
+                daddr: Address::from_ip(&self.id.destination),
+                spi: self.id.spi,
+                proto: IPPROTO_ESP,
+            },
+            saddr: Address::from_ip(&self.id.source),
+            lifetime_cfg: self.limits.to_wire(),
+            reqid: self.reqid.value(),
+            family: family(self.id.destination),
+            mode: self.mode.code(),
+            flags: if self.esn { XFRM_STATE_ESN } else { 0 },
+            ..UserSaInfo::default()
+        };
+        if let Some(selector) = self.selector {
+            info.selector = selector.to_wire();
+        }
+        let mut nlas = vec![XfrmAttrs::EncryptionAlgAead(self.algorithm())];
+        nlas.extend(self.replay(features).map(XfrmAttrs::ReplayStateEsn));
+        nlas.extend(self.encapsulation.map(encapsulation));
+        if features.direction {
+            nlas.push(XfrmAttrs::Other(DefaultNla::new(
+                XFRMA_SA_DIR,
+                vec![self.direction_code()],
+            )));
+        }
+        ModifyMessage {
+            user_sa_info: info,
+            nlas,
+        }
+    }
+
+    fn algorithm(&self) -> AlgAead {
+        let mut name = [0; XFRM_ALG_AEAD_NAME_LEN];
+        name[..AEAD_NAME.len()].copy_from_slice(AEAD_NAME);
+        let bits = u32::try_from(self.key.0.len() * 8).unwrap_or(u32::MAX);
+        AlgAead {
+            alg_name: name,
+            alg_key_len: bits,
+            alg_icv_len: ICV_BITS,
+            alg_key: self.key.0.to_vec(),
+        }
+    }
+
+    /// The sending end checks no replay. A kernel that knows the direction wants no window there; an older one refuses
+    /// ESN without one, so it gets the smallest.
+    fn replay(&self, features: SaFeatures) -> Option<ReplayEsn> {
+        let window = match (self.direction, self.esn, features.direction) {
+            (SaDirection::In, _, _) => self.replay_window.clamp(1, MAX_REPLAY_WINDOW),
+            (SaDirection::Out, true, false) => 1,
+            (SaDirection::Out, true, true) => 0,
+            (SaDirection::Out, false, _) => return None,
+        };
+        let words = window.div_ceil(BITS_PER_WORD);
+        Some(ReplayEsn {
+            bmp_len: words,
+            replay_window: window,
+            bmp: vec![0; usize::try_from(words).unwrap_or(0)],
+            ..ReplayEsn::default()
+        })
+    }
+
+    fn direction_code(&self) -> u8 {
+        match self.direction {
+            SaDirection::In => SA_DIR_IN,
+            SaDirection::Out => SA_DIR_OUT,
+        }
+    }
+}
+
+fn encapsulation((source, destination): (u16, u16)) -> XfrmAttrs {
+    XfrmAttrs::EncapsulationTemplate(EncapTmpl {
+        encap_type: UDP_ENCAP_ESPINUDP,
+        encap_sport: source,
+        encap_dport: destination,
+        encap_oa: Address::default(),
+    })
+}
+
+/// Names an SA to read or delete. The kernel looks only at destination and SPI.
+pub(crate) fn by_id(id: SaId) -> DelGetMessage {
+    DelGetMessage {
+        user_sa_id: UserSaId {
+            daddr: Address::from_ip(&id.destination),
+            spi: id.spi,
+            family: family(id.destination),
+            proto: IPPROTO_ESP,
+        },
+        nlas: Vec::new(),
+    }
+}
