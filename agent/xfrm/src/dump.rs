@@ -33,6 +33,24 @@ pub enum Reply {
     Other,
 }
 
+impl Reply {
+    /// The SA, if it is one.
+    pub fn into_sa(self) -> Option<SaState> {
+        match self {
+            Self::Sa(state) => Some(state),
+            Self::Policy(_) | Self::HashThresholds(_) | Self::Other => None,
+        }
+    }
+
+    /// The policy, if it is one.
+    pub fn into_policy(self) -> Option<PolicyState> {
+        match self {
+            Self::Policy(state) => Some(state),
+            Self::Sa(_) | Self::HashThresholds(_) | Self::Other => None,
+        }
+    }
+}
+
 /// One SA as it stands in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SaState {

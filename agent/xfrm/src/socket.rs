@@ -117,8 +117,9 @@ impl Connection {
         let mut dump = Dump::default();
         while !dump.done {
             self.receive().await.map_err(fail)?;
-            let mut ours = messages(&self.buffer).filter(|message| message.sequence == sequence);
-            let taken = ours.try_for_each(|message| dump.take(&message, request.operation()));
+            let taken = messages(&self.buffer)
+                .filter(|message| message.sequence == sequence)
+                .try_for_each(|message| dump.take(&message, request.operation()));
             self.wipe();
             taken?;
         }

@@ -1,0 +1,244 @@
+//! The agent's types and the kernel's, one way and the other. Pure.
+
+use std::net::IpAddr;
+
+use ipsecmesh_ike::{EspSpi, Mode, SaName, SaSpec, TrafficSelector};
+use ipsecmesh_xfrm as xfrm;
+use ipsecmesh_xfrm::{PolicyIndex, Reqid};
+
+use crate::SaStatus;
+use crate::check;
+use crate::spec::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+pub(super) fn direction(direction: Direction) -> xfrm::Direction {
+    match direction {
+        Direction::Inbound => xfrm::Direction::In,
+        Direction::Outbound => xfrm::Direction::Out,
+    }
+}
+
+pub(super) fn direction_word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+    }
+}
+
+pub(super) fn selector(selector: &Selector) -> xfrm::Selector {
+    let prefix = |prefix: Prefix| xfrm::Prefix {
+        address: prefix.address,
+        length: prefix.length,
+    };
+    xfrm::Selector {
+        source: prefix(selector.source),
+        destination: prefix(selector.destination),
+        protocol: selector.protocol,
+        source_port: selector.source_port,
+        destination_port: selector.destination_port,
+    }
+}
+
+/// A policy as the kernel wants it, under an index; the error names the field.
+pub(super) fn to_kernel(policy: &Policy, index: PolicyIndex) -> Result<xfrm::Policy, String> {
+    check::policy(policy)?;
+    let action = match policy.action {
+        PolicyAction::Bypass => xfrm::Action::Allow,
+        PolicyAction::Discard => xfrm::Action::Block,
+        PolicyAction::Protect {
+            demand,
+            reqid,
+            tunnel,
+            source,
+            destination,
+        } => xfrm::Action::Protect(xfrm::Template {
+            reqid: check::reqid(reqid)?,
+            mode: if tunnel {
+                xfrm::Mode::Tunnel
+            } else {
+                xfrm::Mode::Transport
+            },
+            source,
+            destination,
+            optional: demand == Demand::Optional,
+        }),
+    };
+    Ok(xfrm::Policy {
+        direction: direction(policy.key.direction),
+        selector: selector(&policy.key.selector),
+        index,
+        rank: policy.rank,
+        action,
+    })
+}
+
+pub(super) fn from_kernel(policy: &xfrm::Policy) -> Policy {
+    let prefix = |prefix: xfrm::Prefix| Prefix {
+        address: prefix.address,
+        length: prefix.length,
+    };
+    let action = match policy.action {
+        xfrm::Action::Allow => PolicyAction::Bypass,
+        xfrm::Action::Block => PolicyAction::Discard,
+        xfrm::Action::Protect(template) => PolicyAction::Protect {
+            demand: if template.optional {
+                Demand::Optional
+            } else {
+                Demand::Required
+            },
+            reqid: template.reqid.value(),
+            tunnel: template.mode == xfrm::Mode::Tunnel,
+            source: template.source,
+            destination: template.destination,
+        },
+    };
+    Policy {
+        key: PolicyKey {
+            direction: match policy.direction {
+                xfrm::Direction::In => Direction::Inbound,
+                xfrm::Direction::Out => Direction::Outbound,
+            },
+            selector: Selector {
+                source: prefix(policy.selector.source),
+                destination: prefix(policy.selector.destination),
+                protocol: policy.selector.protocol,
+                source_port: policy.selector.source_port,
+                destination_port: policy.selector.destination_port,
+            },
+        },
+        action,
+        rank: policy.rank,
+    }
+}
+
+/// An SA as the kernel wants it; the error names the field.
+pub(super) fn sa(spec: &SaSpec, direction: xfrm::SaDirection) -> Result<xfrm::Sa, String> {
+    let (reqid, cipher): (Reqid, xfrm::Cipher) = check::sa(spec)?;
+    Ok(xfrm::Sa {
+        id: sa_id(&spec.name),
+        reqid,
+        mode: match spec.mode {
+            Mode::Transport => xfrm::Mode::Transport,
+            Mode::Tunnel => xfrm::Mode::Tunnel,
+        },
+        direction,
+        cipher,
+        key: xfrm::Key::new(spec.key.0.clone()),
+        esn: spec.esn,
+        replay_window: spec.replay_window,
+        encapsulation: spec.encapsulation,
+        selector: sa_selector(spec),
+        limits: xfrm::Limits {
+            soft_bytes: spec.soft_lifetime.bytes,
+            hard_bytes: spec.lifetime.bytes,
+            soft_packets: spec.soft_lifetime.packets,
+            hard_packets: spec.lifetime.packets,
+        },
+    })
+}
+
+/// In transport mode the kernel checks decrypted packets against the SA's own selector (RFC 4301 §5.2), where one selector
+/// can say what was negotiated and no address translator stands between. In tunnel mode the policies check.
+fn sa_selector(spec: &SaSpec) -> Option<xfrm::Selector> {
+    let ([source], [destination]) = (
+        spec.source_selectors.as_slice(),
+        spec.destination_selectors.as_slice(),
+    ) else {
+        return None;
+    };
+    let fits = spec.mode == Mode::Transport
+        && is_host(source, spec.name.source)
+        && is_host(destination, spec.name.destination)
+        && source.protocol == destination.protocol;
+    if !fits {
+        return None;
+    }
+    let has_ports = ![ICMP, ICMPV6].contains(&source.protocol);
+    let port = |selector| if has_ports { port(selector) } else { Ok(None) };
+    Some(xfrm::Selector {
+        source: xfrm::Prefix::host(spec.name.source),
+        destination: xfrm::Prefix::host(spec.name.destination),
+        protocol: source.protocol,
+        source_port: port(source).ok()?,
+        destination_port: port(destination).ok()?,
+    })
+}
+
+fn is_host(selector: &TrafficSelector, address: IpAddr) -> bool {
+    selector.first_address == address && selector.last_address == address
+}
+
+/// A range of ports, which the kernel cannot say.
+struct PortRange;
+
+/// One port, or `None` for all of them.
+fn port(selector: &TrafficSelector) -> Result<Option<u16>, PortRange> {
+    match (selector.first_port, selector.last_port) {
+        (0, u16::MAX) => Ok(None),
+        (first, last) if first == last => Ok(Some(first)),
+        _ => Err(PortRange),
+    }
+}
+
+pub(super) fn sa_id(name: &SaName) -> xfrm::SaId {
+    xfrm::SaId {
+        spi: name.spi.value(),
+        source: name.source,
+        destination: name.destination,
+    }
+}
+
+/// `None` for one without SPI, or one that is not ours.
+pub(super) fn sa_status(state: &xfrm::SaState) -> Option<SaStatus> {
+    Some(SaStatus {
+        name: SaName {
+            spi: EspSpi::new(state.id.spi)?,
+            source: state.id.source,
+            destination: state.id.destination,
+        },
+        reqid: state.reqid?.value(),
+        larval: state.larval,
+        bytes: state.bytes,
+        packets: state.packets,
+        added_at: state.added_at,
+        last_used: state.last_used,
+    })
+}
+
+/// Such as "out 172.30.0.11/32 -> 172.30.0.12/32 proto 17 dport 8472".
+pub(super) fn text(key: PolicyKey) -> String {
+    let Selector {
+        source,
+        destination,
+        protocol,
+        source_port,
+        destination_port,
+    } = key.selector;
+    let mut text = format!(
+        "{} {}/{} -> {}/{}",
+        direction_word(key.direction),
+        source.address,
+        source.length,
+        destination.address,
+        destination.length
+    );
+    let parts = [
+        ("proto", (protocol != 0).then_some(u16::from(protocol))),
+        ("sport", source_port),
+        ("dport", destination_port),
+    ];
+    for (name, value) in parts
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?.to_string())))
+    {
+        text.extend([" ", name, " ", value.as_str()]);
+    }
+    text
+}
+
+/// Such as "spi 19500001 172.30.0.11 -> 172.30.0.12".
+pub(super) fn sa_text(name: &SaName) -> String {
+    format!("spi {} {} -> {}", name.spi, name.source, name.destination)
+}
