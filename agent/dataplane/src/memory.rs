@@ -115,9 +115,21 @@ impl MemoryHandle {
         self.state().foreign_policies.push(key);
     }
 
+    /// Its owner takes it away.
+    pub fn remove_foreign_policy(&self, key: PolicyKey) {
+        self.state().foreign_policies.retain(|foreign| *foreign != key);
+    }
+
     /// Puts an SA there that is not ours.
     pub fn add_foreign_sa(&self, destination: IpAddr, spi: EspSpi) {
         self.state().foreign_sas.push((destination, spi));
+    }
+
+    /// Its owner takes it away.
+    pub fn remove_foreign_sa(&self, destination: IpAddr, spi: EspSpi) {
+        self.state()
+            .foreign_sas
+            .retain(|foreign| *foreign != (destination, spi));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
