@@ -1,0 +1,27 @@
+//! What a cryptographic operation can fail with. No variant carries data: nothing secret can leak through one.
+
+/// A cryptographic operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CryptoError {
+    /// A message, a MAC or a signature does not verify. Unauthenticated: the input is dropped.
+    #[error("authentication of the data failed")]
+    Unauthenticated,
+    /// The peer's public value has the wrong length, is no point of the curve, or leads to an all-zero secret.
+    #[error("invalid public value")]
+    InvalidPublicValue,
+    /// A public key that is not a P-256 key in its usual encoding (RFC 5480).
+    #[error("not a P-256 public key")]
+    InvalidPublicKey,
+    /// A key of the wrong length, or more output than prf+ has: a bug of the caller.
+    #[error("invalid length")]
+    InvalidLength,
+    /// All message IVs of a key are used up: the IKE SA had to be rekeyed long before.
+    #[error("key exhausted")]
+    KeyExhausted,
+    /// The message is longer than IKEv2 can express.
+    #[error("message too long")]
+    MessageTooLong,
+    /// The system's random source failed.
+    #[error("no randomness")]
+    Random,
+}

@@ -1,0 +1,204 @@
+//! Sealed messages (RFC 7296 §3.14 with RFC 5282), and the proof that one was opened.
+
+use super::error::CryptoError;
+use super::provider::{NONCE_LENGTH, Provider, TAG_LENGTH};
+use super::secret::Secret;
+use crate::config::Encryption;
+use crate::wire::{
+    DecodeError, Envelope, FragmentEnvelope, FragmentPosition, Header, Message, Payload, PayloadType,
+    Payloads, encode_envelope,
+};
+
+/// Length of the explicit IV in front of the ciphertext (RFC 5282 §3.1).
+const IV_LENGTH: usize = 8;
+
+/// Proof that the peer sealed what is inside: nothing but [`Opener`] makes one.
+#[derive(Debug)]
+pub struct IntegrityChecked<T>(T);
+
+impl<T> IntegrityChecked<T> {
+    /// What was checked.
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
+    /// What was checked, without the proof.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+
+    /// Something made of what was checked, which is therefore checked as well.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> IntegrityChecked<U> {
+        IntegrityChecked(f(self.0))
+    }
+
+    /// Like [`IntegrityChecked::map`], for a conversion that can fail.
+    pub fn try_map<U, E>(self, f: impl FnOnce(T) -> Result<U, E>) -> Result<IntegrityChecked<U>, E> {
+        f(self.0).map(IntegrityChecked)
+    }
+}
+
+/// A message that the peer sealed.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its header, which the check covers.
+    pub header: Header,
+    /// Its payloads. The peer itself made them wrong where they do not parse: that is answered, not dropped.
+    pub payloads: Result<Payloads, DecodeError>,
+}
+
+/// A fragment that the peer sealed (RFC 7383). Only in this form may a fragment be kept.
+#[derive(Debug)]
+pub struct Fragment {
+    /// The header of the message that it is a part of.
+    pub header: Header,
+    /// Which part.
+    pub position: FragmentPosition,
+    /// Type of the message's first payload; counts in fragment number 1 only (RFC 7383 §2.5).
+    pub first_payload: PayloadType,
+    /// The part of the chain of payloads.
+    pub content: Vec<u8>,
+}
+
+/// Seals our messages of one IKE SA. The explicit IV is a counter, so that no nonce occurs twice under one key
+/// (RFC 5282 §3.1); a retransmission sends the bytes that were sealed before.
+#[derive(Debug)]
+pub struct Sealer {
+    key: SealingKey,
+    next_iv: u64,
+}
+
+impl Sealer {
+    pub(super) fn new(encryption: Encryption, key: Secret) -> Self {
+        Self {
+            key: SealingKey { encryption, key },
+            next_iv: 0,
+        }
+    }
+
+    /// The whole datagram: header, SK payload, check value.
+    pub fn seal(
+        &mut self,
+        provider: &Provider,
+        header: &Header,
+        payloads: &[Payload],
+    ) -> Result<Vec<u8>, CryptoError> {
+        let iv = self.next_iv.to_be_bytes();
+        self.next_iv = self.next_iv.checked_add(1).ok_or(CryptoError::KeyExhausted)?;
+        let (mut datagram, mut content) =
+            encode_envelope(header, payloads, |inner| IV_LENGTH + inner + 1 + TAG_LENGTH)
+                .map_err(|_| CryptoError::MessageTooLong)?;
+        content.push(0); // Pad Length: combined-mode ciphers need no padding (RFC 5282 §3).
+        let (key, nonce) = self.key.with_iv(iv)?;
+        provider
+            .aead
+            .seal(self.key.encryption, key, &nonce, &datagram, &mut content)?;
+        datagram.extend_from_slice(&iv);
+        datagram.extend_from_slice(&content);
+        Ok(datagram)
+    }
+}
+
+/// Opens the peer's messages of one IKE SA.
+#[derive(Debug)]
+pub struct Opener {
+    key: SealingKey,
+}
+
+impl Opener {
+    pub(super) fn new(encryption: Encryption, key: Secret) -> Self {
+        Self {
+            key: SealingKey { encryption, key },
+        }
+    }
+
+    /// Checks and decrypts a message in place. Every failure is the same [`CryptoError::Unauthenticated`].
+    pub fn open(
+        &self,
+        provider: &Provider,
+        datagram: &mut [u8],
+        envelope: Envelope,
+    ) -> Result<IntegrityChecked<Opened>, CryptoError> {
+        let header = Message::parse(datagram)
+            .map_err(|_| CryptoError::Unauthenticated)?
+            .header;
+        let content = self.decrypt(provider, datagram, envelope.start)?;
+        let payloads = Payloads::decode(envelope.first, content);
+        Ok(IntegrityChecked(Opened { header, payloads }))
+    }
+
+    /// Checks and decrypts one fragment in place by its own check value, before anything of it is kept
+    /// (RFC 7383 §2.6).
+    pub fn open_fragment(
+        &self,
+        provider: &Provider,
+        datagram: &mut [u8],
+        fragment: FragmentEnvelope,
+    ) -> Result<IntegrityChecked<Fragment>, CryptoError> {
+        let header = Message::parse(datagram)
+            .map_err(|_| CryptoError::Unauthenticated)?
+            .header;
+        let content = self
+            .decrypt(provider, datagram, fragment.envelope.start)?
+            .to_vec();
+        let (position, first_payload) = (fragment.position, fragment.envelope.first);
+        Ok(IntegrityChecked(Fragment {
+            header,
+            position,
+            first_payload,
+            content,
+        }))
+    }
+
+    /// What lies between the IV and the padding.
+    fn decrypt<'a>(
+        &self,
+        provider: &Provider,
+        datagram: &'a mut [u8],
+        start: usize,
+    ) -> Result<&'a [u8], CryptoError> {
+        let (aad, sealed) = datagram
+            .split_at_mut_checked(start)
+            .ok_or(CryptoError::Unauthenticated)?;
+        let (iv, sealed) = sealed
+            .split_first_chunk_mut::<IV_LENGTH>()
+            .ok_or(CryptoError::Unauthenticated)?;
+        if sealed.len() < TAG_LENGTH {
+            return Err(CryptoError::Unauthenticated);
+        }
+        let (key, nonce) = self.key.with_iv(*iv)?;
+        let content = provider
+            .aead
+            .open(self.key.encryption, key, &nonce, aad, sealed)?;
+        // The content of the padding is the sender's choice (RFC 7296 §3.14); only its length can be wrong.
+        let (pad_length, padded) = content.split_last().ok_or(CryptoError::Unauthenticated)?;
+        let end = padded
+            .len()
+            .checked_sub(usize::from(*pad_length))
+            .ok_or(CryptoError::Unauthenticated)?;
+        padded.get(..end).ok_or(CryptoError::Unauthenticated)
+    }
+}
+
+/// SK_ei or SK_er: cipher key followed by salt (RFC 5282 §7.1).
+#[derive(Debug)]
+struct SealingKey {
+    encryption: Encryption,
+    key: Secret,
+}
+
+impl SealingKey {
+    /// The cipher key and the nonce, which is the salt followed by the explicit IV (RFC 5282 §4).
+    fn with_iv(&self, iv: [u8; IV_LENGTH]) -> Result<(&[u8], [u8; NONCE_LENGTH]), CryptoError> {
+        let (key, salt) = self
+            .key
+            .expose()
+            .split_at_checked(self.encryption.key_length())
+            .ok_or(CryptoError::InvalidLength)?;
+        let nonce: [u8; NONCE_LENGTH] = [salt, iv.as_slice()]
+            .concat()
+            .try_into()
+            .map_err(|_| CryptoError::InvalidLength)?;
+        Ok((key, nonce))
+    }
+}

@@ -1,0 +1,125 @@
+//! What the engine needs from a cryptographic library.
+
+use std::fmt;
+
+use super::error::CryptoError;
+use super::secret::Secret;
+use crate::config::{Encryption, KeyExchange, Prf, SignatureAlgorithm};
+
+/// Length of an AEAD nonce: salt and explicit IV (RFC 5282 §4, RFC 4106 §4).
+pub const NONCE_LENGTH: usize = 12;
+
+/// Length of an AEAD tag: all suites have the full 16 bytes.
+pub const TAG_LENGTH: usize = 16;
+
+/// A cryptographic library, as the engine sees it. A test may replace one field by another implementation.
+#[derive(Clone, Copy)]
+pub struct Provider {
+    /// Name for logs and status.
+    pub name: &'static str,
+    /// The only source of randomness: nonces, SPIs, cookie secrets and the private values of key exchanges.
+    pub random: &'static dyn SecureRandom,
+    /// Pseudorandom functions.
+    pub prf: &'static dyn PrfBackend,
+    /// Combined-mode ciphers.
+    pub aead: &'static dyn AeadBackend,
+    /// Key exchange methods.
+    pub key_exchange: &'static dyn KeyExchangeBackend,
+    /// Unkeyed hashes.
+    pub hash: &'static dyn HashBackend,
+    /// Verification of signatures.
+    pub signature: &'static dyn SignatureBackend,
+}
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Provider").field(&self.name).finish()
+    }
+}
+
+/// A cryptographically secure random source.
+pub trait SecureRandom: Send + Sync {
+    /// Fills all of `out`, or fails.
+    fn fill(&self, out: &mut [u8]) -> Result<(), CryptoError>;
+}
+
+/// Pseudorandom functions (RFC 7296 §2.13).
+pub trait PrfBackend: Send + Sync {
+    /// `prf` under `key`, to be applied any number of times.
+    fn keyed(&self, prf: Prf, key: &[u8]) -> Box<dyn KeyedPrf>;
+}
+
+/// A pseudorandom function under a key.
+pub trait KeyedPrf: Send + Sync {
+    /// The function applied to `parts` as if they were one string. As long as the PRF's output.
+    fn apply(&self, parts: &[&[u8]]) -> Secret;
+}
+
+/// Combined-mode ciphers.
+pub trait AeadBackend: Send + Sync {
+    /// Encrypts `in_out` in place and appends the tag. `key` is without the salt.
+    fn seal(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        nonce: &[u8; NONCE_LENGTH],
+        aad: &[u8],
+        in_out: &mut Vec<u8>,
+    ) -> Result<(), CryptoError>;
+
+    /// Checks the tag at the end of `in_out` and decrypts in place; the plaintext is what lies in front of the tag.
+    /// On failure `in_out` holds nothing of use.
+    fn open<'a>(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        nonce: &[u8; NONCE_LENGTH],
+        aad: &[u8],
+        in_out: &'a mut [u8],
+    ) -> Result<&'a [u8], CryptoError>;
+}
+
+/// Key exchange methods.
+pub trait KeyExchangeBackend: Send + Sync {
+    /// Draws a private value from `random`.
+    fn start(
+        &self,
+        method: KeyExchange,
+        random: &dyn SecureRandom,
+    ) -> Result<Box<dyn ActiveKeyExchange>, CryptoError>;
+}
+
+/// Our half of a key exchange.
+pub trait ActiveKeyExchange: Send + Sync {
+    /// Its method.
+    fn method(&self) -> KeyExchange;
+
+    /// What goes into the KE payload: of fixed length, leading zeros kept (RFC 5903 §7, RFC 8031 §2).
+    fn public_value(&self) -> &[u8];
+
+    /// The shared secret: of fixed length, leading zeros kept. Fails for a value of the wrong length, for no point of
+    /// the curve, and for an all-zero result (RFC 7748 §6.1). It borrows, because an offer stays open until one of
+    /// possibly several responses authenticates.
+    fn complete(&self, peer_public_value: &[u8]) -> Result<Secret, CryptoError>;
+}
+
+/// Unkeyed hashes of `parts` as if they were one string.
+pub trait HashBackend: Send + Sync {
+    /// SHA-1: for NAT detection and CERTREQ only, where the RFC leaves no choice (RFC 7296 §2.23, §3.7).
+    fn sha1(&self, parts: &[&[u8]]) -> [u8; 20];
+
+    /// SHA2-256.
+    fn sha256(&self, parts: &[&[u8]]) -> [u8; 32];
+}
+
+/// Verification of signatures.
+pub trait SignatureBackend: Send + Sync {
+    /// Verifies the signature over `message` (not its hash) with the key of a DER SubjectPublicKeyInfo.
+    fn verify(
+        &self,
+        algorithm: SignatureAlgorithm,
+        spki: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), CryptoError>;
+}

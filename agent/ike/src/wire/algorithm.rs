@@ -1,0 +1,76 @@
+//! The algorithms of the configuration and their code points: the one place to extend when one is added.
+
+use super::sa::Transform;
+use super::{KeyExchangeMethod, TransformType};
+use crate::config::{Encryption, KeyExchange, Prf};
+
+/// ENCR_AES_GCM_16 (RFC 5282 §7.2).
+const AES_GCM_16: u16 = 20;
+/// PRF_HMAC_SHA2_256 and PRF_HMAC_SHA2_384 (RFC 4868 §2.6).
+const HMAC_SHA2_256: u16 = 5;
+const HMAC_SHA2_384: u16 = 6;
+/// Extended sequence numbers (RFC 7296 §3.3.2).
+const NO_ESN: u16 = 0;
+const ESN: u16 = 1;
+
+/// The methods that a KE payload can name.
+const KEY_EXCHANGES: [KeyExchange; 2] = [KeyExchange::Ecp256, KeyExchange::X25519];
+
+impl From<Encryption> for Transform {
+    fn from(encryption: Encryption) -> Self {
+        match encryption {
+            Encryption::AesGcm16Key128 => Self::with_key_length(TransformType::ENCR, AES_GCM_16, 128),
+            Encryption::AesGcm16Key256 => Self::with_key_length(TransformType::ENCR, AES_GCM_16, 256),
+        }
+    }
+}
+
+impl From<Prf> for Transform {
+    fn from(prf: Prf) -> Self {
+        match prf {
+            Prf::HmacSha256 => Self::new(TransformType::PRF, HMAC_SHA2_256),
+            Prf::HmacSha384 => Self::new(TransformType::PRF, HMAC_SHA2_384),
+        }
+    }
+}
+
+impl From<KeyExchange> for Transform {
+    fn from(method: KeyExchange) -> Self {
+        Self::new(TransformType::KE, KeyExchangeMethod::from(method).0)
+    }
+}
+
+impl From<KeyExchange> for KeyExchangeMethod {
+    fn from(method: KeyExchange) -> Self {
+        match method {
+            KeyExchange::Ecp256 => Self::ECP_256,
+            KeyExchange::X25519 => Self::X25519,
+        }
+    }
+}
+
+impl KeyExchange {
+    /// `None` for a method that no configuration can name.
+    pub fn from_method(method: KeyExchangeMethod) -> Option<Self> {
+        KEY_EXCHANGES
+            .into_iter()
+            .find(|known| KeyExchangeMethod::from(*known) == method)
+    }
+}
+
+impl Transform {
+    /// Extended sequence numbers, or none.
+    pub fn esn(enabled: bool) -> Self {
+        Self::new(TransformType::ESN, if enabled { ESN } else { NO_ESN })
+    }
+
+    /// "No key exchange" as one of the choices (RFC 7296 §3.3.6).
+    pub fn no_key_exchange() -> Self {
+        Self::new(TransformType::KE, KeyExchangeMethod::NONE.0)
+    }
+
+    /// "No integrity algorithm", which the offer of a combined-mode cipher may spell out (RFC 7296 §3.3).
+    pub fn no_integrity() -> Self {
+        Self::new(TransformType::INTEG, 0)
+    }
+}
