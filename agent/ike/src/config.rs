@@ -271,7 +271,6 @@ pub struct ChildProposal {
 
 /// A cipher of an SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
 pub enum Encryption {
     /// ENCR_AES_GCM_16 with a 128-bit key.
     AesGcm16Key128,
@@ -281,7 +280,6 @@ pub enum Encryption {
 
 /// A pseudorandom function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
 pub enum Prf {
     /// PRF_HMAC_SHA2_256.
     HmacSha256,
@@ -291,7 +289,6 @@ pub enum Prf {
 
 /// A key exchange method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
 pub enum KeyExchange {
     /// Group 19, 256-bit random ECP.
     Ecp256,

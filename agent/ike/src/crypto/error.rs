@@ -24,4 +24,7 @@ pub enum CryptoError {
     /// The system's random source failed.
     #[error("no randomness")]
     Random,
+    /// The provider does not have the algorithm.
+    #[error("algorithm not supported by the crypto provider")]
+    Unsupported,
 }

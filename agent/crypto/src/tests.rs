@@ -1,0 +1,1 @@
+//! Provider against provider, and both against published vectors.
