@@ -49,7 +49,7 @@ impl<'a> Message<'a> {
     fn find_envelope(&self) -> Result<Option<Body>, DecodeError> {
         let mut r = Reader::new(self.chain);
         let mut kind = self.first;
-        for _ in 0..MAX_PAYLOADS {
+        for _ in 0..=MAX_PAYLOADS {
             if kind == PayloadType::NONE {
                 return Ok(None);
             }

@@ -81,7 +81,7 @@ impl Payload {
     }
 
     pub(super) fn is_known(kind: PayloadType) -> bool {
-        (PayloadType::SA.0..=PayloadType::SK.0).contains(&kind.0) || kind == PayloadType::SKF
+        (PayloadType::SA.0..=PayloadType::EAP.0).contains(&kind.0) || kind == PayloadType::SKF
     }
 
     fn decode(kind: PayloadType, critical: bool, body: &[u8]) -> Result<Self, DecodeError> {
