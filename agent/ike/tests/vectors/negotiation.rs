@@ -161,13 +161,13 @@ fn extended_sequence_numbers_are_as_both_ends_want_them() {
     let esn_only = tampered(&offer, |offer| {
         offer.proposals[0]
             .transforms
-            .retain(|t| *t != Transform::esn(false))
+            .retain(|t| *t != Transform::esn(false));
     });
     assert!(select_child(&child(), false, ChildContext::Auth, &esn_only).is_none());
     let missing = tampered(&offer, |offer| {
         offer.proposals[0]
             .transforms
-            .retain(|t| t.kind != TransformType::ESN)
+            .retain(|t| t.kind != TransformType::ESN);
     });
     assert!(select_child(&child(), true, ChildContext::Auth, &missing).is_none());
 }
@@ -232,29 +232,29 @@ fn r11_a_suite_that_was_not_offered_is_refused() {
         tampered(&response, |sa| sa.proposals[0].number = 2),
         tampered(&response, |sa| sa.proposals[0].protocol = Protocol::ESP),
         tampered(&response, |sa| {
-            sa.proposals[0].transforms[0] = Encryption::AesGcm16Key128.into()
+            sa.proposals[0].transforms[0] = Encryption::AesGcm16Key128.into();
         }),
         tampered(&response, |sa| sa.proposals[0].transforms[0].attributes.clear()),
         tampered(&response, |sa| {
-            sa.proposals[0].transforms[1] = Prf::HmacSha256.into()
+            sa.proposals[0].transforms[1] = Prf::HmacSha256.into();
         }),
         tampered(&response, |sa| {
-            sa.proposals[0].transforms[2] = Transform::no_key_exchange()
+            sa.proposals[0].transforms[2] = Transform::no_key_exchange();
         }),
         tampered(&response, |sa| sa.proposals[0].transforms.truncate(2)),
         tampered(&response, |sa| {
-            sa.proposals[0].transforms.push(KeyExchange::Ecp256.into())
+            sa.proposals[0].transforms.push(KeyExchange::Ecp256.into());
         }),
         tampered(&response, |sa| {
-            sa.proposals[0].transforms.push(KeyExchange::X25519.into())
+            sa.proposals[0].transforms.push(KeyExchange::X25519.into());
         }),
         tampered(&response, |sa| {
             sa.proposals[0]
                 .transforms
-                .push(Transform::new(TransformType::INTEG, 12))
+                .push(Transform::new(TransformType::INTEG, 12));
         }),
         tampered(&response, |sa| {
-            sa.proposals[0].transforms.push(Transform::esn(false))
+            sa.proposals[0].transforms.push(Transform::esn(false));
         }),
         tampered(&response, |sa| sa.proposals.push(sa.proposals[0].clone())),
         tampered(&response, |sa| sa.proposals.clear()),
@@ -274,13 +274,13 @@ fn r11_a_child_suite_that_was_not_offered_is_refused() {
     let refused = [
         tampered(&response, |sa| sa.proposals[0].spi = Spi::Absent),
         tampered(&response, |sa| {
-            sa.proposals[0].spi = Spi::Other(vec![0, 0, 0, 255])
+            sa.proposals[0].spi = Spi::Other(vec![0, 0, 0, 255]);
         }),
         tampered(&response, |sa| sa.proposals[0].protocol = Protocol::AH),
         tampered(&response, |sa| {
             sa.proposals[0]
                 .transforms
-                .retain(|t| t.kind != TransformType::ESN)
+                .retain(|t| t.kind != TransformType::ESN);
         }),
         tampered(&response, |sa| {
             sa.proposals[0]
