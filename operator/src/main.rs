@@ -13,6 +13,7 @@ mod pki;
 mod plan;
 mod status;
 mod uninstall;
+mod verdict;
 mod verify;
 mod view;
 mod world;

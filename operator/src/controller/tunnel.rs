@@ -1,0 +1,576 @@
+//! Tunnels: memberships, phases, conditions. Reads the stores, plans, writes what differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{TryStreamExt as _, stream};
+use ipsecmesh_crds::peer::{Membership, Side};
+use ipsecmesh_crds::tunnel::{
+    EffectiveProposals, FailingPair, FailurePolicy, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout, RolloutStrategy,
+    TunnelSummary,
+};
+use ipsecmesh_crds::{FINALIZER, IPsecNode, IPsecPeer, IPsecTunnel, Phase, phase};
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt as _};
+
+use crate::apply::Error;
+use crate::context::Context;
+use crate::plan::address::NodeFacts;
+use crate::plan::echo::{Expected, Failure, Follower, Lag};
+use crate::plan::membership::{pair_count, peer_counts, plan_members};
+use crate::plan::overlay::{Detected, Encapsulation, describe, detect};
+use crate::plan::rollout::{BLOCKED_AFTER, DRAIN, Goal, Situation, needs_drain, next_phase};
+use crate::plan::teardown::{Teardown, teardown};
+use crate::plan::transition::transition;
+use crate::verdict::{self, Findings, Problem, Standing};
+use crate::view;
+
+/// The writes of one membership change that are under way at once.
+const WRITERS: usize = 16;
+
+/// The status holds no more failing pairs than this; all are counted.
+const MAX_FAILING: usize = 16;
+
+/// A tunnel and everything that the plans read for it.
+struct Look<'a> {
+    context: &'a Context,
+    tunnel: &'a IPsecTunnel,
+    name: String,
+    nodes: BTreeMap<String, NodeFacts>,
+    peers: BTreeMap<String, Arc<IPsecPeer>>,
+    agents: BTreeMap<String, Arc<IPsecNode>>,
+    members: BTreeMap<String, Membership>,
+    overlay: BTreeMap<Encapsulation, Option<Phase>>,
+    uninstalling: bool,
+}
+
+/// One look at one tunnel.
+pub(crate) async fn reconcile(tunnel: Arc<IPsecTunnel>, context: Arc<Context>) -> Result<Action, Error> {
+    let deleting = tunnel.metadata.deletion_timestamp.is_some();
+    let guarded = tunnel.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    let api: Api<IPsecTunnel> = Api::all(context.client.clone());
+    if deleting && !guarded {
+        return Ok(Action::await_change());
+    }
+    if !guarded {
+        // The write comes back as a change and starts the next look.
+        context.writer().set_finalizer(&api, &*tunnel, true).await?;
+        return Ok(Action::await_change());
+    }
+    let look = Look::new(&context, &tunnel);
+    let (mut findings, selected) = look.findings();
+    let plan = look.plan(&mut findings, selected);
+    write_members(&look, &plan.members).await?;
+    if plan.done {
+        context.writer().set_finalizer(&api, &*tunnel, false).await?;
+        context.forget(&look.name);
+        context.metrics.forget_tunnel(&look.name);
+        tracing::info!(tunnel = look.name, "nothing of the tunnel is left");
+        return Ok(Action::await_change());
+    }
+    look.publish(&api, &findings, &plan).await?;
+    Ok(plan.again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// What is to be written.
+struct Plan {
+    goal: Goal,
+    in_transition: bool,
+    members: BTreeMap<String, Membership>,
+    rollout: Option<(i64, Phase)>,
+    overlay: BTreeMap<Encapsulation, Option<Phase>>,
+    selected: BTreeMap<String, Side>,
+    followers: Vec<Follower>,
+    lags: BTreeMap<String, Lag>,
+    expected: Option<Expected>,
+    blocked: bool,
+    timed_out: bool,
+    done: bool,
+    again: Option<Duration>,
+}
+
+impl<'a> Look<'a> {
+    fn new(context: &'a Context, tunnel: &'a IPsecTunnel) -> Self {
+        let stores = context.stores();
+        let name = tunnel.name_any();
+        let facts = stores.nodes.state().into_iter().map(|node| NodeFacts::of(&node)).filter(|node| node.linux);
+        let nodes: BTreeMap<String, NodeFacts> = facts.map(|node| (node.name.clone(), node)).collect();
+        let is_of_node = |node: &str, uid: &str| nodes.get(node).is_some_and(|known| known.uid == uid);
+        let peers = stores.peers.state().into_iter().filter(|peer| is_of_node(&peer.name_any(), &peer.spec.node_uid));
+        let peers: BTreeMap<String, Arc<IPsecPeer>> = peers.map(|peer| (peer.name_any(), peer)).collect();
+        let agents = stores.agents.state().into_iter();
+        let agents = agents.filter(|agent| is_of_node(&agent.name_any(), &agent.spec.node_uid));
+        let agents = agents.map(|agent| (agent.name_any(), agent)).collect();
+        let members = peers.iter().filter_map(|(node, peer)| {
+            let membership = peer.spec.memberships.iter().find(|membership| membership.tunnel == name)?;
+            Some((node.clone(), membership.clone()))
+        });
+        let marker = stores.lifecycle.state().iter().any(|config| {
+            config.data.as_ref().and_then(|data| data.get("uninstall")).is_some_and(|value| value == "true")
+        });
+        Self {
+            context,
+            tunnel,
+            members: members.collect(),
+            overlay: view::published_overlay(tunnel),
+            uninstalling: marker,
+            name,
+            nodes,
+            peers,
+            agents,
+        }
+    }
+
+    fn goal(&self) -> Goal {
+        if self.tunnel.metadata.deletion_timestamp.is_some() || self.uninstalling {
+            Goal::Remove
+        } else if self.tunnel.spec.failure_policy == FailurePolicy::Allow {
+            Goal::Permit
+        } else {
+            Goal::Enforce
+        }
+    }
+
+    /// What is wrong with the spec, and whom it selects.
+    fn findings(&self) -> (Findings, BTreeMap<String, Side>) {
+        let spec = &self.tunnel.spec;
+        let mut findings = Findings {
+            distrust: self.missing_policies(),
+            ..Findings::default()
+        };
+        if let Some(message) = crate::status::unsupported(ipsecmesh_crds::support::unsupported_fields(spec)) {
+            findings.accepted = Some(Problem::new("UnsupportedField", message));
+        }
+        let selectors = view::selectors(spec);
+        let sides = match &selectors {
+            Ok(selectors) => {
+                let sides = self.nodes.values().filter_map(|node| Some((node.name.clone(), selectors.side(node)?)));
+                sides.collect()
+            }
+            Err(error) => {
+                findings.accepted = Some(Problem::new("InvalidSelector", error.to_string()));
+                BTreeMap::new()
+            }
+        };
+        let authority = view::authority_name(spec);
+        if self.context.stores().authorities.get(&ObjectRef::new(&authority)).is_none() {
+            let message = format!(
+                "spec.auth.certificate.authorityRef.name: there is no IPsecAuthority {authority:?}; create it, or name one of: kubectl get ipsecauthorities"
+            );
+            findings.refs = Some(Problem::new("AuthorityNotFound", message));
+        }
+        if findings.accepted.is_none() && peer_counts(&sides).values().all(|count| *count == 0) {
+            let message = match sides.len() {
+                0 => "spec.local.nodeSelector and spec.remote.nodes.nodeSelector match no Linux node; compare them with: kubectl get nodes --show-labels".to_owned(),
+                count => format!("the selectors match {count} node(s) but no pair of two different nodes, one of each side"),
+            };
+            findings.programmed = Some(Problem::new("NoNodesSelected", message));
+        }
+        (findings, sides)
+    }
+
+    /// Without the admission policies any agent could speak for another node.
+    fn missing_policies(&self) -> Option<Problem> {
+        let stores = self.context.stores();
+        let missing = self.context.settings.admission_policies.iter().filter(|name| {
+            stores.policies.get(&ObjectRef::new(name)).is_none()
+                || !stores.bindings.state().iter().any(|binding| {
+                    binding.spec.as_ref().and_then(|spec| spec.policy_name.as_ref()) == Some(*name)
+                })
+        });
+        let missing: Vec<String> = missing.cloned().collect();
+        (!missing.is_empty()).then(|| {
+            let message = format!(
+                "the ValidatingAdmissionPolicy {} or its binding is missing: reports of agents are not trusted without it; upgrade the chart",
+                missing.join(", ")
+            );
+            Problem::new("RolloutBlocked", message)
+        })
+    }
+
+    /// The encapsulations to protect, or why they are not known; what is published stays until others are agreed on.
+    fn encapsulations(&self, selected: &BTreeMap<String, Side>) -> Result<BTreeSet<Encapsulation>, Problem> {
+        let explicit = view::explicit_overlay(&self.tunnel.spec);
+        if !explicit.is_empty() {
+            return Ok(explicit);
+        }
+        let ready = selected.keys().filter(|node| self.nodes.get(*node).is_some_and(|node| node.ready));
+        let reports = ready.map(|node| {
+            let report = self.agents.get(node).and_then(|agent| view::detected_overlay(agent));
+            (node.clone(), report)
+        });
+        match detect(&reports.collect()) {
+            Detected::Agreed(entries) => Ok(entries),
+            Detected::Mismatch(found) => Err(Problem::new(
+                "OverlayMismatch",
+                format!("nodes have different overlays: {}; set spec.traffic.overlay", describe(&found)),
+            )),
+            Detected::Nothing if self.overlay.is_empty() => Err(Problem::new(
+                "NoOverlayDetected",
+                "no node has a VXLAN or Geneve device: set spec.traffic.overlay, or install the CNI".to_owned(),
+            )),
+            Detected::Unknown(silent) if self.overlay.is_empty() => {
+                let nodes = crate::plan::echo::names(&silent);
+                Err(Problem::new("Reconciling", format!("waiting for the overlay that the agents of {nodes} find")))
+            }
+            Detected::Nothing | Detected::Unknown(_) => Ok(self.overlay.keys().copied().collect()),
+        }
+    }
+}
+
+impl Look<'_> {
+    /// The next state of everything that is published. Refines `findings` by what is only known here.
+    fn plan(&self, findings: &mut Findings, selected: BTreeMap<String, Side>) -> Plan {
+        let goal = self.goal();
+        let keeps = self.tunnel.spec.suspend || findings.accepted.is_some() || findings.refs.is_some();
+        let moves = goal == Goal::Remove || !keeps;
+        let wanted = if goal == Goal::Remove || keeps { self.sides() } else { selected.clone() };
+        let entries = if goal == Goal::Remove || keeps {
+            self.overlay.keys().copied().collect()
+        } else {
+            self.encapsulations(&selected).unwrap_or_else(|problem| {
+                findings.programmed.get_or_insert(problem);
+                self.overlay.keys().copied().collect()
+            })
+        };
+        let rollout = view::rollout(self.tunnel);
+        // Without nodes or traffic there is nothing to roll out yet.
+        let idle = rollout.is_none() && (goal == Goal::Remove || wanted.is_empty() || entries.is_empty());
+        let phase = rollout.map(|(_, phase)| phase).unwrap_or_default();
+        let rest = plan_members(&self.name, &self.members, &self.published_only(&wanted), phase, false);
+        let edited = self.is_edited();
+        let settled = rest == self.members && transition(&self.overlay, &entries, phase, false) == self.overlay;
+        let expected = rollout.map(|(generation, phase)| self.expected(generation, phase));
+        let followers = self.followers(&selected, &rest);
+        let lags = self.lags(&followers, expected.as_ref(), goal);
+        let acked = settled && !edited && expected.is_some() && lags.is_empty() && findings.distrust.is_none();
+        let acknowledged = self.acknowledged(expected.as_ref(), acked);
+        let overrides: Vec<Phase> = self.overrides_in_force();
+        let drains = needs_drain(phase, overrides.iter().copied());
+        let drained = acknowledged.is_some_and(|time| time >= DRAIN);
+        let step = acked && moves && (!drains || drained);
+        let mut plan = Plan {
+            members: self.members.clone(),
+            rollout,
+            overlay: self.overlay.clone(),
+            in_transition: !overrides.is_empty() || !settled,
+            goal,
+            selected,
+            followers,
+            lags,
+            expected,
+            blocked: false,
+            timed_out: false,
+            done: false,
+            again: None,
+        };
+        if idle || !moves {
+            plan.done = self.is_deleted() && idle;
+            return plan;
+        }
+        if goal != Goal::Remove {
+            plan.members = plan_members(&self.name, &self.members, &self.published_only(&wanted), phase, step);
+            plan.overlay = transition(&self.overlay, &entries, phase, step);
+        }
+        let gated = self.tunnel.spec.rollout == RolloutStrategy::Gated;
+        let situation = Situation { phase: rollout.map(|(_, phase)| phase), goal, gated, acknowledged };
+        let next = next_phase(situation);
+        let restarts = phase == Phase::Removing && next == Phase::Permissive;
+        let generation = rollout.map_or(1, |(generation, _)| generation + i64::from(edited || restarts));
+        plan.rollout = Some((generation, next));
+        plan.again = acknowledged.filter(|_| drains).and_then(|time| DRAIN.checked_sub(time)).filter(|t| !t.is_zero());
+        self.watch_the_clock(&mut plan, acked);
+        plan
+    }
+
+    /// Ends what waits too long: a rollout is called blocked, a teardown goes on without the nodes that do not follow.
+    fn watch_the_clock(&self, plan: &mut Plan, acked: bool) {
+        let phase = plan.rollout.map(|(_, phase)| phase);
+        if plan.goal == Goal::Remove {
+            let since = self.going_since();
+            let state = teardown(view::rollout(self.tunnel).map(|(_, phase)| phase), acked, since);
+            plan.timed_out = state == Teardown::TimedOut;
+            if plan.timed_out {
+                plan.rollout = plan.rollout.map(|(generation, _)| (generation, Phase::Removing));
+            }
+            plan.done = self.is_deleted() && state != Teardown::Wait;
+            if plan.done {
+                plan.members.clear();
+            }
+            plan.again = plan.again.or(Some(Duration::from_secs(30)));
+            return;
+        }
+        let target = if plan.goal == Goal::Permit { Phase::Permissive } else { Phase::Enforcing };
+        let arrived = phase == Some(target) && !plan.in_transition;
+        let state = format!("{:?} {}", plan.expected, arrived || acked);
+        let waits = self.context.lasting("rollout", &self.name, &state);
+        if !arrived && !acked {
+            plan.blocked = waits >= BLOCKED_AFTER;
+            plan.again = plan.again.or_else(|| BLOCKED_AFTER.checked_sub(waits).filter(|left| !left.is_zero()));
+        }
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.tunnel.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Since when the tunnel is on its way out.
+    fn going_since(&self) -> Duration {
+        match &self.tunnel.metadata.deletion_timestamp {
+            Some(time) => Timestamp::now().duration_since(time.0).try_into().unwrap_or_default(),
+            None => self.context.lasting("uninstall", &self.name, "on"),
+        }
+    }
+
+    /// Whether the spec is another one than the one that is published.
+    fn is_edited(&self) -> bool {
+        let observed = self.tunnel.status.as_ref().and_then(|status| status.observed_generation);
+        observed.is_some() && observed != self.tunnel.metadata.generation
+    }
+
+    /// The present members' sides.
+    fn sides(&self) -> BTreeMap<String, Side> {
+        self.members.iter().map(|(node, membership)| (node.clone(), membership.side)).collect()
+    }
+
+    /// Only a node with a directory entry can be a member.
+    fn published_only(&self, sides: &BTreeMap<String, Side>) -> BTreeMap<String, Side> {
+        let known = sides.iter().filter(|(node, _)| self.peers.contains_key(*node));
+        known.map(|(node, side)| (node.clone(), *side)).collect()
+    }
+
+    fn expected(&self, generation: i64, phase: Phase) -> Expected {
+        let peers = self.context.stores().peers.state();
+        let names: Vec<(String, Arc<IPsecPeer>)> = peers.into_iter().map(|peer| (peer.name_any(), peer)).collect();
+        let specs = names.iter().map(|(name, peer)| (name.as_str(), &peer.spec));
+        let overlay = view::effective_overlay(&self.overlay);
+        Expected {
+            generation,
+            phase,
+            transition: phase::transition_hash(phase::overrides(&self.name, &overlay, specs)),
+        }
+    }
+
+    fn overrides_in_force(&self) -> Vec<Phase> {
+        let members = self.members.values().filter_map(|membership| membership.phase);
+        members.chain(self.overlay.values().filter_map(|phase| *phase)).collect()
+    }
+
+    /// All nodes that take part, those on their way out included.
+    fn followers(&self, selected: &BTreeMap<String, Side>, planned: &BTreeMap<String, Membership>) -> Vec<Follower> {
+        let counts = peer_counts(&self.sides());
+        let all: BTreeSet<&String> = selected.keys().chain(self.members.keys()).collect();
+        let follower = |name: &String| {
+            let agent = self.agents.get(name).map(Arc::as_ref);
+            let no_address = (!self.peers.contains_key(name)).then(|| {
+                let message = format!("{name} has no usable InternalIP: kubectl describe ipsecnode {name}");
+                ("AddressConflict".to_owned(), message)
+            });
+            Follower {
+                name: name.clone(),
+                ready: self.nodes.get(name).is_some_and(|node| node.ready),
+                published: planned.get(name) == self.members.get(name),
+                peers: counts.get(name).copied().unwrap_or_default(),
+                trouble: no_address.or_else(|| view::trouble(name, agent)),
+                echo: agent.and_then(|agent| view::echo(agent, &self.name)),
+            }
+        };
+        all.into_iter().map(follower).collect()
+    }
+
+    /// The Ready nodes that do not follow, with the cause.
+    fn lags(&self, followers: &[Follower], expected: Option<&Expected>, goal: Goal) -> BTreeMap<String, Lag> {
+        let Some(expected) = expected else {
+            return BTreeMap::new();
+        };
+        let spec = &self.tunnel.spec;
+        let most = followers.iter().map(|follower| follower.peers).max().unwrap_or_default();
+        let rises = expected.phase == Phase::Permissive || self.overrides_in_force().contains(&Phase::Permissive);
+        let with_sas = goal == Goal::Enforce && rises && spec.child_sa.initiation.is_eager(most);
+        let ready: BTreeSet<&str> = followers.iter().filter(|f| f.ready).map(|f| f.name.as_str()).collect();
+        let unready = followers.len() - ready.len();
+        let lag = |follower: &Follower| Some((follower.name.clone(), follower.lag(expected, with_sas, &ready, unready)?));
+        followers.iter().filter(|follower| follower.ready).filter_map(lag).collect()
+    }
+
+    /// For how long all have acknowledged what is published.
+    fn acknowledged(&self, expected: Option<&Expected>, acked: bool) -> Option<Duration> {
+        let state = if acked { format!("{expected:?}") } else { String::new() };
+        let time = self.context.lasting("acknowledged", &self.name, &state);
+        acked.then_some(time)
+    }
+
+    /// Writes the status if it differs, and says what a person can act on.
+    async fn publish(&self, api: &Api<IPsecTunnel>, findings: &Findings, plan: &Plan) -> Result<(), Error> {
+        let before = self.tunnel.status.clone().unwrap_or_default();
+        let standing = self.standing(plan);
+        let verdicts = verdict::conditions(findings, &standing);
+        let failing = plan.failing();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let programmed = plan.programmed();
+        let selected = plan.selected.len();
+        let status = IPsecTunnelStatus {
+            observed_generation: self.tunnel.metadata.generation,
+            rollout: plan.rollout.map(|(generation, phase)| Rollout { generation, phase }),
+            effective_overlay: view::effective_overlay(&plan.overlay),
+            enforcement: plan.rollout.map(|(_, phase)| phase.to_string()),
+            nodes: Some(NodeCounts { selected: count(selected), programmed: count(programmed) }),
+            pairs: Some(PairCounts { desired: count(pair_count(&plan.selected)), failing: count(failing.len()) }),
+            summary: Some(TunnelSummary { nodes: format!("{programmed}/{selected}"), ..before.summary.clone().unwrap_or_default() }),
+            effective_proposals: Some(EffectiveProposals {
+                ike: self.tunnel.spec.effective_ike_proposals(),
+                child_sa: self.tunnel.spec.effective_child_proposals(),
+            }),
+            failing_pairs: failing.into_iter().take(MAX_FAILING).collect(),
+            conditions: crate::status::merge(
+                &before.conditions,
+                &verdicts,
+                self.tunnel.metadata.generation,
+                Timestamp::now(),
+            ),
+        };
+        self.context.metrics.tunnel(&self.name, selected, programmed, standing.failing.len());
+        if self.tunnel.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        self.context.writer().apply_status(api, self.tunnel, &status).await?;
+        self.tell(&before, &status, plan).await;
+        Ok(())
+    }
+
+    fn standing(&self, plan: &Plan) -> Standing {
+        let lagging = |wanted: fn(&Lag) -> bool| {
+            plan.lags.iter().filter(move |(_, lag)| wanted(lag)).map(|(node, _)| node.clone())
+        };
+        let troubled = plan.followers.iter().filter(|follower| follower.ready).filter_map(|follower| {
+            let (reason, message) = follower.trouble.clone()?;
+            Some((follower.name.clone(), Problem::new(&reason, message)))
+        });
+        let failing = plan.failing_of_ready();
+        Standing {
+            first: self.tunnel.status.as_ref().is_none_or(|status| status.conditions.is_empty()),
+            suspended: self.tunnel.spec.suspend,
+            goal: plan.goal,
+            phase: plan.rollout.map(|(_, phase)| phase),
+            in_transition: plan.in_transition,
+            blocked: plan.blocked,
+            ready: plan.followers.iter().filter(|f| f.ready && plan.selected.contains_key(&f.name)).count(),
+            programmed: plan.programmed(),
+            agents: troubled.collect(),
+            behind: lagging(|lag| matches!(lag, Lag::Behind)).collect(),
+            failing,
+        }
+    }
+
+    /// Events on transitions.
+    async fn tell(&self, before: &IPsecTunnelStatus, now: &IPsecTunnelStatus, plan: &Plan) {
+        let events = &self.context.events;
+        let phase = now.rollout.as_ref().map(|rollout| rollout.phase);
+        if phase != before.rollout.as_ref().map(|rollout| rollout.phase)
+            && let Some(phase) = phase
+        {
+            tracing::info!(tunnel = self.name, %phase, "the tunnel enters a phase");
+            self.context.metrics.entered(&self.name, phase.as_str());
+            match phase {
+                Phase::Enforcing => {
+                    events.normal(self.tunnel, "Enforcing", "all ready nodes send and accept ESP only".to_owned()).await;
+                }
+                Phase::Draining => {
+                    events.normal(self.tunnel, "Draining", "the traffic goes back to cleartext in order".to_owned()).await;
+                }
+                Phase::Permissive | Phase::Encrypting | Phase::Releasing | Phase::Removing => {}
+            }
+        }
+        if plan.timed_out {
+            let waiting: Vec<String> = plan.lags.keys().cloned().collect();
+            let note = format!("went on without {}", crate::plan::echo::names(&waiting));
+            events.warning(self.tunnel, "TeardownTimedOut", note).await;
+        }
+        let ready = |status: &IPsecTunnelStatus| status.conditions.iter().find(|c| c.type_ == "Ready").cloned();
+        if let Some(ready) = ready(now).filter(|ready| ready.status == "False") {
+            let known = self::ready_reason(before) == Some(ready.reason.clone());
+            if let (false, Some(reason)) = (known, event_reason(&ready.reason)) {
+                events.warning(self.tunnel, reason, ready.message).await;
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// The selected Ready nodes that have programmed what is published.
+    fn programmed(&self) -> usize {
+        let Some(expected) = &self.expected else { return 0 };
+        let ready = self.followers.iter().filter(|f| f.ready && self.selected.contains_key(&f.name));
+        ready.filter(|follower| follower.is_programmed(expected)).count()
+    }
+
+    /// All failures that agents report.
+    fn failing(&self) -> Vec<FailingPair> {
+        let pairs = self.followers.iter().flat_map(|follower| {
+            let failures = follower.echo.iter().flat_map(|echo| &echo.failures);
+            failures.map(|failure| FailingPair {
+                node: follower.name.clone(),
+                peer: failure.peer.clone(),
+                reason: failure.reason.clone(),
+                message: failure.message.clone(),
+            })
+        });
+        pairs.collect()
+    }
+
+    /// Those between nodes that are Ready.
+    fn failing_of_ready(&self) -> Vec<(String, Failure)> {
+        let ready: BTreeSet<&str> = self.followers.iter().filter(|f| f.ready).map(|f| f.name.as_str()).collect();
+        let of = |follower: &Follower| {
+            let failures = follower.echo.iter().flat_map(|echo| echo.failures.clone());
+            let name = follower.name.clone();
+            failures.map(move |failure| (name.clone(), failure)).collect::<Vec<_>>()
+        };
+        let all = self.followers.iter().filter(|follower| follower.ready).flat_map(of);
+        all.filter(|(_, failure)| ready.contains(failure.peer.as_str())).collect()
+    }
+}
+
+fn ready_reason(status: &IPsecTunnelStatus) -> Option<String> {
+    status.conditions.iter().find(|c| c.type_ == "Ready" && c.status == "False").map(|c| c.reason.clone())
+}
+
+/// Reasons that are worth an Event: not those of every rollout.
+fn event_reason(reason: &str) -> Option<&'static str> {
+    const KNOWN: [&str; 14] = [
+        "AddressConflict",
+        "AgentsNotReady",
+        "AuthenticationFailed",
+        "AuthorityNotFound",
+        "InvalidSelector",
+        "KernelUnsupported",
+        "NoNodesSelected",
+        "NoOverlayDetected",
+        "NoProposalChosen",
+        "OverlayMismatch",
+        "PeerUnreachable",
+        "RolloutBlocked",
+        "TSUnacceptable",
+        "UnsupportedField",
+    ];
+    KNOWN.into_iter().find(|known| *known == reason)
+}
+
+/// Writes the memberships that differ into the directory.
+async fn write_members(look: &Look<'_>, planned: &BTreeMap<String, Membership>) -> Result<(), Error> {
+    let api: Api<IPsecPeer> = Api::all(look.context.client.clone());
+    let changed = look.peers.iter().filter(|(node, _)| planned.get(*node) != look.members.get(*node));
+    let writes = changed.map(|(node, peer)| {
+        let mut next = IPsecPeer::clone(peer);
+        next.spec.memberships.retain(|membership| membership.tunnel != look.name);
+        next.spec.memberships.extend(planned.get(node).cloned());
+        next.spec.memberships.sort_by(|a, b| a.tunnel.cmp(&b.tunnel));
+        let api = &api;
+        async move { look.context.writer().apply(api, &next).await.map(drop) }
+    });
+    let writes: Vec<_> = writes.collect();
+    stream::iter(writes.into_iter().map(Ok)).try_for_each_concurrent(WRITERS, |write| write).await
+}

@@ -1,0 +1,381 @@
+//! What a tunnel's conditions say: pure, from findings about the spec and from what the nodes report.
+
+use ipsecmesh_crds::Phase;
+
+use crate::plan::echo::{Failure, names};
+use crate::plan::rollout::Goal;
+use crate::status::{Truth, Verdict};
+
+/// More failing pairs than this share of the ready nodes make a tunnel not Ready.
+const FAILING_PERCENT: usize = 10;
+
+/// Something that keeps a tunnel from working: a reason in CamelCase, and a message that names the fix.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Problem {
+    /// The condition's reason.
+    pub(crate) reason: String,
+    /// For a person.
+    pub(crate) message: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub(crate) fn new(reason: &str, message: String) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            message,
+        }
+    }
+}
+
+/// What is known about the spec itself and what it refers to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Findings {
+    /// Why the spec is not accepted.
+    pub(crate) accepted: Option<Problem>,
+    /// Which reference does not resolve.
+    pub(crate) refs: Option<Problem>,
+    /// Why nothing can be programmed although the spec is fine.
+    pub(crate) programmed: Option<Problem>,
+    /// Why nodes' reports are not trusted.
+    pub(crate) distrust: Option<Problem>,
+}
+
+/// Where a tunnel stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    /// Nothing was ever written about the tunnel.
+    pub(crate) first: bool,
+    /// `suspend: true`
+    pub(crate) suspended: bool,
+    /// Where it goes.
+    pub(crate) goal: Goal,
+    /// Its phase.
+    pub(crate) phase: Option<Phase>,
+    /// Whether single members or entries are still on their way.
+    pub(crate) in_transition: bool,
+    /// Whether the rollout waits for longer than it should.
+    pub(crate) blocked: bool,
+    /// Ready nodes that are selected, and of them those that have programmed everything.
+    pub(crate) ready: usize,
+    /// See `ready`.
+    pub(crate) programmed: usize,
+    /// Nodes whose agents cannot work: (node, problem).
+    pub(crate) agents: Vec<(String, Problem)>,
+    /// Nodes that have not taken over what is published.
+    pub(crate) behind: Vec<String>,
+    /// Pairs of Ready nodes without an SA: (node, failure).
+    pub(crate) failing: Vec<(String, Failure)>,
+}
+
+/// The conditions of a tunnel.
+pub(crate) fn conditions(findings: &Findings, standing: &Standing) -> Vec<Verdict> {
+    let accepted = from_problem("Accepted", findings.accepted.as_ref());
+    let refs = from_problem("ResolvedRefs", findings.refs.as_ref());
+    let programmed = programmed(findings, standing);
+    let enforced = enforced(findings, standing);
+    let failing = failing(standing);
+    let (ready, stalled) = ready(findings, standing, &[&accepted, &refs, &programmed], &enforced, failing.as_ref());
+    let mut verdicts = vec![accepted, refs, programmed, enforced, ready.clone()];
+    if let Some(problem) = &failing {
+        verdicts.push(Verdict::new("Degraded", Truth::True, "PeersFailing", problem.message.clone()));
+    }
+    if stalled {
+        verdicts.push(Verdict::new("Stalled", Truth::True, &ready.reason, ready.message));
+    } else if ready.truth != Truth::True {
+        verdicts.push(Verdict::new("Reconciling", Truth::True, &ready.reason, ready.message));
+    }
+    verdicts
+}
+
+/// The first failing pair with what to do about it, and how many more there are.
+fn failing(standing: &Standing) -> Option<Problem> {
+    let (node, first) = standing.failing.first()?;
+    let mut message = format!("{node} → {}: {}: {}", first.peer, first.reason, first.message);
+    if standing.failing.len() > 1 {
+        message.push_str(&format!(" (and {} more pairs)", standing.failing.len() - 1));
+    }
+    let advice = match first.reason.as_str() {
+        "AuthenticationFailed" => "; compare the certificates of both nodes: kubectl describe ipsecnode",
+        "PeerUnreachable" => "; open UDP 500 and 4500 and IP protocol 50 between the nodes",
+        _ => "",
+    };
+    message.push_str(advice);
+    Some(Problem::new(&first.reason, message))
+}
+
+fn from_problem(type_: &'static str, problem: Option<&Problem>) -> Verdict {
+    match problem {
+        None => Verdict::new(type_, Truth::True, type_, String::new()),
+        Some(problem) => Verdict::new(type_, Truth::False, &problem.reason, problem.message.clone()),
+    }
+}
+
+fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
+    if let Some(problem) = &findings.programmed {
+        return from_problem("Programmed", Some(problem));
+    }
+    if let Some((_, first)) = standing.agents.first() {
+        let more = standing.agents.len() - 1;
+        let mut message = first.message.clone();
+        if more > 0 {
+            let others: Vec<String> = standing.agents.iter().skip(1).map(|(node, _)| node.clone()).collect();
+            message.push_str(&format!("; also {}", names(&others)));
+        }
+        return Verdict::new("Programmed", Truth::False, &first.reason, message);
+    }
+    if standing.programmed < standing.ready {
+        let message = format!(
+            "{}/{} ready nodes follow; waiting for {}",
+            standing.programmed,
+            standing.ready,
+            names(&standing.behind)
+        );
+        return Verdict::new("Programmed", Truth::False, "Reconciling", message);
+    }
+    let message = format!("{} ready nodes follow", standing.ready);
+    Verdict::new("Programmed", Truth::True, "Programmed", message)
+}
+
+fn enforced(findings: &Findings, standing: &Standing) -> Verdict {
+    let no = |reason: &str, message: String| Verdict::new("Enforced", Truth::False, reason, message);
+    if standing.goal == Goal::Remove {
+        return no("Draining", format!("traffic goes back to cleartext in order; phase {}", word(standing.phase)));
+    }
+    if standing.suspended {
+        return no("Suspended", "spec.suspend is true: nothing is changed, the nodes stay as they are".to_owned());
+    }
+    if standing.phase == Some(Phase::Enforcing) && standing.goal == Goal::Enforce {
+        return Verdict::new("Enforced", Truth::True, "Enforcing", String::new());
+    }
+    if standing.goal == Goal::Permit && standing.phase == Some(Phase::Permissive) {
+        return no("PermissivePolicy", "spec.failurePolicy is Allow: cleartext passes where there is no SA".to_owned());
+    }
+    if let Some(problem) = &findings.distrust {
+        return no("RolloutBlocked", problem.message.clone());
+    }
+    let (reason, message) = waiting(standing);
+    no(reason, message)
+}
+
+/// Why a rollout has not come to its end yet.
+fn waiting(standing: &Standing) -> (&'static str, String) {
+    let reason = if standing.blocked { "RolloutBlocked" } else { "RolloutPending" };
+    let phase = word(standing.phase);
+    let mut causes: Vec<String> = standing.agents.iter().take(3).map(|(_, problem)| problem.message.clone()).collect();
+    causes.extend(failing(standing).map(|problem| problem.message));
+    if !standing.behind.is_empty() {
+        causes.push(format!("waiting for {}", names(&standing.behind)));
+    }
+    if standing.blocked && causes.len() == usize::from(!standing.behind.is_empty()) {
+        causes.push("look at the log of their agents".to_owned());
+    }
+    let message = if causes.is_empty() { format!("phase {phase}") } else { format!("phase {phase}: {}", causes.join("; ")) };
+    (reason, message)
+}
+
+/// The summary, and whether only a person can get it further.
+fn ready(
+    findings: &Findings,
+    standing: &Standing,
+    before: &[&Verdict],
+    enforced: &Verdict,
+    failing: Option<&Problem>,
+) -> (Verdict, bool) {
+    let stalled = findings.accepted.is_some() || findings.refs.is_some() || standing.blocked;
+    let stalled = stalled || findings.programmed.as_ref().is_some_and(|problem| problem.reason != "Reconciling");
+    if let Some(problem) = before.iter().find(|verdict| verdict.truth == Truth::False && is_the_spec(findings, verdict)) {
+        return (Verdict::new("Ready", Truth::False, &problem.reason, problem.message.clone()), stalled);
+    }
+    if standing.first {
+        return (Verdict::new("Ready", Truth::Unknown, "Reconciling", "the nodes are being told".to_owned()), false);
+    }
+    // A failing pair explains more than the nodes that wait for it.
+    if let Some(problem) = failing.filter(|_| too_many_fail(standing)) {
+        return (Verdict::new("Ready", Truth::False, &problem.reason, problem.message.clone()), stalled);
+    }
+    let open = before.iter().copied().chain((!is_enforced_enough(standing)).then_some(enforced));
+    for verdict in open {
+        if verdict.truth == Truth::False {
+            return (Verdict::new("Ready", Truth::False, &verdict.reason, verdict.message.clone()), stalled);
+        }
+    }
+    if standing.in_transition {
+        let (reason, message) = waiting(standing);
+        return (Verdict::new("Ready", Truth::False, reason, message), stalled);
+    }
+    (Verdict::new("Ready", Truth::True, "Ready", format!("{} nodes", standing.ready)), false)
+}
+
+fn is_the_spec(findings: &Findings, verdict: &Verdict) -> bool {
+    let problems = [&findings.accepted, &findings.refs, &findings.programmed];
+    problems.into_iter().flatten().any(|problem| problem.reason == verdict.reason)
+}
+
+fn is_enforced_enough(standing: &Standing) -> bool {
+    !standing.suspended && standing.goal == Goal::Permit && standing.phase == Some(Phase::Permissive)
+}
+
+/// One dead pair must not fail a large mesh.
+fn too_many_fail(standing: &Standing) -> bool {
+    let mut affected: Vec<&str> = standing.failing.iter().map(|(node, _)| node.as_str()).collect();
+    affected.sort_unstable();
+    affected.dedup();
+    affected.len() * 100 > standing.ready * FAILING_PERCENT
+}
+
+fn word(phase: Option<Phase>) -> &'static str {
+    phase.map_or("not started", Phase::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing() -> Standing {
+        Standing {
+            first: false,
+            suspended: false,
+            goal: Goal::Enforce,
+            phase: Some(Phase::Enforcing),
+            in_transition: false,
+            blocked: false,
+            ready: 3,
+            programmed: 3,
+            agents: Vec::new(),
+            behind: Vec::new(),
+            failing: Vec::new(),
+        }
+    }
+
+    fn of(verdicts: &[Verdict], type_: &str) -> Option<(Truth, String)> {
+        verdicts.iter().find(|verdict| verdict.type_ == type_).map(|verdict| (verdict.truth, verdict.reason.clone()))
+    }
+
+    #[test]
+    fn each_situation_has_its_ready_condition() {
+        let failure = |reason: &str| {
+            let failure = Failure {
+                peer: "b".to_owned(),
+                reason: reason.to_owned(),
+                message: "no".to_owned(),
+            };
+            vec![("a".to_owned(), failure)]
+        };
+        let kernel = vec![("a".to_owned(), Problem::new("KernelUnsupported", "a: no ESP".to_owned()))];
+        let cases = [
+            ("steady", Findings::default(), standing(), Truth::True, "Ready", false),
+            (
+                "first look",
+                Findings::default(),
+                Standing { first: true, phase: None, programmed: 0, ..standing() },
+                Truth::Unknown,
+                "Reconciling",
+                false,
+            ),
+            (
+                "no authority",
+                Findings {
+                    refs: Some(Problem::new("AuthorityNotFound", "no authority x".to_owned())),
+                    ..Findings::default()
+                },
+                Standing { first: true, phase: None, ..standing() },
+                Truth::False,
+                "AuthorityNotFound",
+                true,
+            ),
+            (
+                "nothing selected",
+                Findings {
+                    programmed: Some(Problem::new("NoNodesSelected", "none".to_owned())),
+                    ..Findings::default()
+                },
+                Standing { phase: None, ready: 0, programmed: 0, ..standing() },
+                Truth::False,
+                "NoNodesSelected",
+                true,
+            ),
+            (
+                "no ESP",
+                Findings::default(),
+                Standing { phase: Some(Phase::Permissive), programmed: 2, agents: kernel, ..standing() },
+                Truth::False,
+                "KernelUnsupported",
+                false,
+            ),
+            (
+                "authentication fails",
+                Findings::default(),
+                Standing {
+                    phase: Some(Phase::Permissive),
+                    programmed: 1,
+                    failing: failure("AuthenticationFailed"),
+                    ..standing()
+                },
+                Truth::False,
+                "AuthenticationFailed",
+                false,
+            ),
+            (
+                "one pair of a large mesh",
+                Findings::default(),
+                Standing { ready: 100, programmed: 100, failing: failure("PeerUnreachable"), ..standing() },
+                Truth::True,
+                "Ready",
+                false,
+            ),
+            (
+                "blocked",
+                Findings::default(),
+                Standing {
+                    phase: Some(Phase::Permissive),
+                    programmed: 2,
+                    behind: vec!["c".to_owned()],
+                    blocked: true,
+                    ..standing()
+                },
+                Truth::False,
+                "Reconciling",
+                true,
+            ),
+            (
+                "pending",
+                Findings::default(),
+                Standing { phase: Some(Phase::Encrypting), ..standing() },
+                Truth::False,
+                "RolloutPending",
+                false,
+            ),
+            (
+                "permissive by policy",
+                Findings::default(),
+                Standing { goal: Goal::Permit, phase: Some(Phase::Permissive), ..standing() },
+                Truth::True,
+                "Ready",
+                false,
+            ),
+        ];
+        for (name, findings, standing, truth, reason, stalled) in cases {
+            let verdicts = conditions(&findings, &standing);
+            assert_eq!(of(&verdicts, "Ready"), Some((truth, reason.to_owned())), "{name}: {verdicts:#?}");
+            assert_eq!(of(&verdicts, "Stalled").is_some(), stalled, "{name}");
+            let moving = of(&verdicts, "Reconciling").is_some();
+            assert_eq!(moving, truth != Truth::True && !stalled, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_blocked_rollout_names_the_nodes() {
+        let standing = Standing {
+            phase: Some(Phase::Permissive),
+            programmed: 2,
+            behind: vec!["c".to_owned()],
+            blocked: true,
+            ..standing()
+        };
+        let verdicts = conditions(&Findings::default(), &standing);
+        let enforced = verdicts.iter().find(|verdict| verdict.type_ == "Enforced").expect("Enforced");
+        assert_eq!(enforced.reason, "RolloutBlocked");
+        assert_eq!(enforced.message, "phase Permissive: waiting for c; look at the log of their agents");
+    }
+}
