@@ -156,7 +156,8 @@ impl Candidate {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
         }
-        let request = self.api.replace(&self.lease, &PostParams::default(), &lease);
+        let params = PostParams::default();
+        let request = self.api.replace(&self.lease, &params, &lease);
         match timeout(self.timing.period, request).await {
             Ok(Ok(_)) => tracing::info!(lease = %self.lease, "released the lease"),
             Ok(Err(error)) => tracing::warn!(lease = %self.lease, %error, "cannot release the lease"),

@@ -90,12 +90,6 @@ pub(crate) fn effective_overlay(entries: &BTreeMap<Encapsulation, Option<Phase>>
     entries.iter().map(entry).collect()
 }
 
-/// The authority that a tunnel's certificates are of.
-pub(crate) fn authority_name(spec: &IPsecTunnelSpec) -> String {
-    let reference = spec.auth.certificate.as_ref().and_then(|certificate| certificate.authority_ref.as_ref());
-    reference.map_or_else(|| crate::controller::authority::DEFAULT.to_owned(), |reference| reference.name.clone())
-}
-
 /// The generation and phase that a tunnel is in.
 pub(crate) fn rollout(tunnel: &IPsecTunnel) -> Option<(i64, Phase)> {
     let rollout = tunnel.status.as_ref()?.rollout.as_ref()?;

@@ -298,7 +298,7 @@ fn readable<K>(name: &str, event: Event<DeserializeGuard<K>>) -> Option<Event<K>
 where
     K: Resource<DynamicType = ()>,
 {
-    let mut open = |guard: DeserializeGuard<K>| match guard.0 {
+    let open = |guard: DeserializeGuard<K>| match guard.0 {
         Ok(mut object) => {
             object.managed_fields_mut().clear();
             Some(object)

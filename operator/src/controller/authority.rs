@@ -196,7 +196,7 @@ fn without_counts(status: &IPsecAuthorityStatus) -> IPsecAuthorityStatus {
 }
 
 fn describe(context: &Context, root: &CertificateAuthority, status: &mut IPsecAuthorityStatus) {
-    let not_after = Timestamp::try_from(root.not_after()).map(Time).unwrap_or_default();
+    let not_after = Time(Timestamp::try_from(root.not_after()).unwrap_or(Timestamp::MAX));
     context.metrics.root_expires(not_after.0.as_second() as f64);
     let entry = RootCertificate {
         fingerprint: root.fingerprint().to_owned(),

@@ -11,6 +11,7 @@ use ipsecmesh_crds::tunnel::{
     TunnelSummary,
 };
 use ipsecmesh_crds::{FINALIZER, IPsecNode, IPsecPeer, IPsecTunnel, Phase, phase};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -18,6 +19,7 @@ use kube::{Api, ResourceExt as _};
 
 use crate::apply::Error;
 use crate::context::Context;
+use crate::controller::authority::DEFAULT;
 use crate::plan::address::NodeFacts;
 use crate::plan::echo::{Expected, Failure, Follower, Lag};
 use crate::plan::membership::{pair_count, peer_counts, plan_members};
@@ -155,8 +157,8 @@ impl<'a> Look<'a> {
                 BTreeMap::new()
             }
         };
-        let authority = view::authority_name(spec);
-        if self.context.stores().authorities.get(&ObjectRef::new(&authority)).is_none() {
+        let authority = spec.auth.authority().unwrap_or(DEFAULT);
+        if self.context.stores().authorities.get(&ObjectRef::new(authority)).is_none() {
             let message = format!(
                 "spec.auth.certificate.authorityRef.name: there is no IPsecAuthority {authority:?}; create it, or name one of: kubectl get ipsecauthorities"
             );
@@ -414,12 +416,12 @@ impl Look<'_> {
         let selected = plan.selected.len();
         let status = IPsecTunnelStatus {
             observed_generation: self.tunnel.metadata.generation,
-            rollout: plan.rollout.map(|(generation, phase)| Rollout { generation, phase }),
+            rollout: plan.rollout.map(|(generation, phase)| published(&before, generation, phase)),
             effective_overlay: view::effective_overlay(&plan.overlay),
             enforcement: plan.rollout.map(|(_, phase)| phase.to_string()),
-            nodes: Some(NodeCounts { selected: count(selected), programmed: count(programmed) }),
+            nodes: Some(NodeCounts { selected: count(standing.ready), programmed: count(programmed) }),
             pairs: Some(PairCounts { desired: count(pair_count(&plan.selected)), failing: count(failing.len()) }),
-            summary: Some(TunnelSummary { nodes: format!("{programmed}/{selected}"), ..before.summary.clone().unwrap_or_default() }),
+            summary: Some(TunnelSummary { nodes: format!("{programmed}/{}", standing.ready) }),
             effective_proposals: Some(EffectiveProposals {
                 ike: self.tunnel.spec.effective_ike_proposals(),
                 child_sa: self.tunnel.spec.effective_child_proposals(),
@@ -491,7 +493,7 @@ impl Look<'_> {
         }
         let ready = |status: &IPsecTunnelStatus| status.conditions.iter().find(|c| c.type_ == "Ready").cloned();
         if let Some(ready) = ready(now).filter(|ready| ready.status == "False") {
-            let known = self::ready_reason(before) == Some(ready.reason.clone());
+            let known = ready_reason(before) == Some(ready.reason.clone());
             if let (false, Some(reason)) = (known, event_reason(&ready.reason)) {
                 events.warning(self.tunnel, reason, ready.message).await;
             }
@@ -516,6 +518,7 @@ impl Plan {
                 peer: failure.peer.clone(),
                 reason: failure.reason.clone(),
                 message: failure.message.clone(),
+                since: None,
             })
         });
         pairs.collect()
@@ -531,6 +534,14 @@ impl Plan {
         };
         let all = self.followers.iter().filter(|follower| follower.ready).flat_map(of);
         all.filter(|(_, failure)| ready.contains(failure.peer.as_str())).collect()
+    }
+}
+
+/// The rollout with the time at which this phase began.
+fn published(before: &IPsecTunnelStatus, generation: i64, phase: Phase) -> Rollout {
+    match &before.rollout {
+        Some(known) if known.generation == generation && known.phase == phase => known.clone(),
+        _ => Rollout { generation, phase, since: Timestamp::from_second(Timestamp::now().as_second()).ok().map(Time) },
     }
 }
 
