@@ -6,17 +6,35 @@
 
 #![cfg_attr(
     not(test),
-    deny(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
 )]
 
+mod auth;
+mod child;
+mod collision;
+mod command;
 pub mod config;
+mod cookie;
 pub mod crypto;
+mod endpoint;
+mod exchange;
+mod jitter;
+mod nat;
 pub mod output;
+mod peer;
+mod sa;
 pub mod time;
+mod timer;
 pub mod types;
 pub mod wire;
 
 pub use config::*;
+pub use endpoint::{Counts, Endpoint};
 pub use output::*;
 pub use time::{Instant, Now, TimerReason, WallTime};
 pub use types::*;

@@ -223,6 +223,8 @@ pub enum DropReason {
     BadIntegrity,
     /// Too many half-open SAs.
     HalfOpenLimit,
+    /// It cannot be answered before this host has a certificate.
+    NoCredentials,
     /// It does not parse.
     Malformed,
     /// A message ID outside the window.
@@ -335,6 +337,8 @@ pub enum CloseReason {
 pub enum Failure {
     /// The peer refused us, or we refused it.
     Authentication,
+    /// The data plane refused an SA.
+    DataPlane,
     /// This host has no certificate yet.
     NoCredentials,
     /// No proposal in common.

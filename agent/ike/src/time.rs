@@ -63,8 +63,6 @@ pub enum TimerReason {
     OutboundFallback,
     /// A request is sent again (RFC 7296 §2.1), or an unfinished SA of a peer is given up.
     Retransmission,
-    /// A new secret for cookies (RFC 7296 §2.6).
-    CookieSecret,
     /// The peer had its time to start (decision 5).
     InitiationGrace,
 }
@@ -78,7 +76,6 @@ impl fmt::Display for TimerReason {
             Self::Linger => "linger",
             Self::OutboundFallback => "outbound fallback",
             Self::Retransmission => "retransmission",
-            Self::CookieSecret => "cookie secret",
             Self::InitiationGrace => "initiation grace",
         })
     }

@@ -1,0 +1,200 @@
+//! Proof of identity in IKE_AUTH: signatures (RFC 7427) and shared keys (RFC 7296 §2.15).
+
+use crate::config::{Identity, PeerAuth};
+use crate::crypto::{AuthKeys, SignedOctets, psk_auth};
+use crate::endpoint::Endpoint;
+use crate::types::PeerId;
+use crate::wire::{
+    Auth, AuthMethod, Body, Certificate, CertificateEncoding, Identification, Message, Nonce, NotifyType,
+    Payload, Payloads, Role, SignatureAuth,
+};
+
+/// What one end's AUTH covers, but for its identity.
+pub(crate) struct Proof<'a> {
+    pub(crate) keys: &'a AuthKeys,
+    /// The end that proves itself.
+    pub(crate) signer: Role,
+    /// Its IKE_SA_INIT message.
+    pub(crate) message: &'a [u8],
+    /// The other end's nonce.
+    pub(crate) nonce: &'a Nonce,
+}
+
+/// The peer has proven that it is who the configuration expects: nothing but [`Endpoint::authenticate`] makes one.
+pub(crate) struct PeerAuthenticated(Identity);
+
+impl PeerAuthenticated {
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.0
+    }
+}
+
+impl Endpoint {
+    /// The payloads that prove our identity: CERT where it has one, then AUTH. `other` is the peer's IKE_SA_INIT
+    /// message, which announces the hashes that it verifies.
+    pub(crate) fn prove(
+        &self,
+        peer: PeerId,
+        proof: &Proof<'_>,
+        id: &Identification,
+        other: &[u8],
+    ) -> Result<Vec<Payload>, String> {
+        let peer = self
+            .peers
+            .get(&peer)
+            .ok_or("the peer is not configured any more")?;
+        let octets = SignedOctets::new(
+            self.provider,
+            proof.keys,
+            proof.signer,
+            proof.message,
+            proof.nonce,
+            id,
+        );
+        match &peer.config.auth {
+            PeerAuth::Psk { current, .. } => {
+                let mac = psk_auth(self.provider, proof.keys.prf(), current, &octets);
+                let auth = Auth {
+                    method: AuthMethod::SHARED_KEY,
+                    data: mac.expose().to_vec(),
+                };
+                Ok(vec![Payload::Auth(auth)])
+            }
+            PeerAuth::Certificate => {
+                let credentials = self
+                    .config
+                    .credentials
+                    .as_ref()
+                    .ok_or("this host has no certificate")?;
+                let algorithm = credentials
+                    .signer
+                    .algorithms()
+                    .iter()
+                    .copied()
+                    .find(|algorithm| announces(other, *algorithm))
+                    .ok_or("the peer announced no hash that our key can sign with (RFC 7427)")?;
+                let signature = credentials
+                    .signer
+                    .sign(algorithm, octets.as_bytes())
+                    .map_err(|error| error.to_string())?;
+                let auth = SignatureAuth { algorithm, signature }
+                    .to_auth()
+                    .map_err(|error| error.to_string())?;
+                let chain = credentials
+                    .chain
+                    .iter()
+                    .cloned()
+                    .map(Certificate::x509)
+                    .map(Payload::Certificate);
+                Ok(chain.chain([Payload::Auth(auth)]).collect())
+            }
+        }
+    }
+
+    /// Judges the peer's identity and its proof. The error is for our log; the peer hears one and the same answer
+    /// for all of them.
+    pub(crate) fn authenticate(
+        &self,
+        peer_id: PeerId,
+        proof: &Proof<'_>,
+        payloads: &Payloads,
+    ) -> Result<PeerAuthenticated, String> {
+        let peer = self
+            .peers
+            .get(&peer_id)
+            .ok_or("the peer is not configured any more")?;
+        let id = match proof.signer {
+            Role::Initiator => payloads.id_initiator(),
+            Role::Responder => payloads.id_responder(),
+        };
+        let (Some(id), Some(auth)) = (id, payloads.auth()) else {
+            return Err("the peer sent no identity or no proof of it".to_owned());
+        };
+        let octets = SignedOctets::new(
+            self.provider,
+            proof.keys,
+            proof.signer,
+            proof.message,
+            proof.nonce,
+            id,
+        );
+        let expected = &peer.config.remote_identity;
+        let known = id
+            .identity()
+            .is_some_and(|identity| same_identity(&identity, expected));
+        match &peer.config.auth {
+            PeerAuth::Psk { current, previous } => {
+                let accepted = [Some(current), previous.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .any(|psk| {
+                        psk_auth(self.provider, proof.keys.prf(), psk, &octets).constant_time_eq(&auth.data)
+                    });
+                // Both are judged before either counts: an unknown identity and a wrong secret look alike.
+                if auth.method != AuthMethod::SHARED_KEY || !accepted || !known {
+                    return Err(format!(
+                        "the peer's identity is not {expected:?} or its secret is not ours; compare both ends' identities and secrets"
+                    ));
+                }
+            }
+            PeerAuth::Certificate => {
+                if !known {
+                    return Err(format!("the peer's identity is not {expected:?}"));
+                }
+                self.verify_signature(peer_id, expected, auth, payloads, &octets)?;
+            }
+        }
+        Ok(PeerAuthenticated(expected.clone()))
+    }
+
+    fn verify_signature(
+        &self,
+        peer: PeerId,
+        identity: &Identity,
+        auth: &Auth,
+        payloads: &Payloads,
+        octets: &SignedOctets,
+    ) -> Result<(), String> {
+        if auth.method != AuthMethod::DIGITAL_SIGNATURE {
+            return Err(format!(
+                "the peer proves itself by {}, a certificate is expected",
+                auth.method
+            ));
+        }
+        let signature =
+            SignatureAuth::decode(&auth.data).map_err(|error| format!("the peer's signature: {error}"))?;
+        let chain: Vec<&[u8]> = payloads
+            .certificates()
+            .filter(|certificate| certificate.encoding == CertificateEncoding::X509_SIGNATURE)
+            .map(|certificate| certificate.data.as_slice())
+            .collect();
+        let key = self
+            .config
+            .verifier
+            .verify(peer, identity, &chain, self.now.wall)
+            .map_err(|error| format!("the peer's certificate is refused: {error}"))?;
+        self.provider
+            .signature
+            .verify(signature.algorithm, &key, octets.as_bytes(), &signature.signature)
+            .map_err(|_| "the peer's signature does not verify".to_owned())
+    }
+}
+
+/// Names are compared without case, all else byte by byte.
+fn same_identity(a: &Identity, b: &Identity) -> bool {
+    match (a, b) {
+        (Identity::Fqdn(a), Identity::Fqdn(b)) => a.eq_ignore_ascii_case(b),
+        (a, b) => a == b,
+    }
+}
+
+/// Whether an IKE_SA_INIT message announces the hash of an algorithm (RFC 7427 §4).
+fn announces(message: &[u8], algorithm: crate::config::SignatureAlgorithm) -> bool {
+    let Ok(Body::Plain(payloads)) = Message::parse(message).and_then(|message| message.body()) else {
+        return false;
+    };
+    payloads
+        .notify(NotifyType::SIGNATURE_HASH_ALGORITHMS)
+        .and_then(|notify| notify.announced_hashes().ok())
+        .is_some_and(|hashes| hashes.contains(&algorithm.hash()))
+}

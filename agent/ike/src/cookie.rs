@@ -1,0 +1,95 @@
+//! Cookies (RFC 7296 §2.6): proof that an initiator receives at its address, without any state for it here.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::config::Prf;
+use crate::crypto::{CryptoError, Provider, Secret, constant_time_eq};
+use crate::time::Instant;
+use crate::types::IkeSpi;
+use crate::wire::Nonce;
+
+/// A secret makes cookies for this long, and checks them for as long again.
+const ROTATION: Duration = Duration::from_secs(60);
+
+/// The secrets of the present and of the last period.
+#[derive(Debug, Default)]
+pub(crate) struct CookieJar {
+    secrets: Vec<Period>,
+    next_number: u8,
+}
+
+#[derive(Debug)]
+struct Period {
+    number: u8,
+    since: Instant,
+    secret: Secret,
+}
+
+impl CookieJar {
+    /// The cookie for one initiator: the period's number, then a MAC over nonce, address and SPI.
+    pub(crate) fn bake(
+        &mut self,
+        provider: &Provider,
+        now: Instant,
+        source: IpAddr,
+        spi: IkeSpi,
+        nonce: &Nonce,
+    ) -> Result<Vec<u8>, CryptoError> {
+        self.rotate(provider, now)?;
+        let period = self.secrets.last().ok_or(CryptoError::Random)?;
+        Ok(period.cookie(provider, source, spi, nonce))
+    }
+
+    /// Whether we made `cookie` for this initiator within the last two periods.
+    pub(crate) fn accepts(
+        &mut self,
+        provider: &Provider,
+        now: Instant,
+        source: IpAddr,
+        spi: IkeSpi,
+        nonce: &Nonce,
+        cookie: &[u8],
+    ) -> bool {
+        if self.rotate(provider, now).is_err() {
+            return false;
+        }
+        self.secrets
+            .iter()
+            .filter(|period| cookie.first() == Some(&period.number))
+            .any(|period| constant_time_eq(&period.cookie(provider, source, spi, nonce), cookie))
+    }
+
+    /// Rotation happens on use: an engine that asks for no cookies has nothing to do.
+    fn rotate(&mut self, provider: &Provider, now: Instant) -> Result<(), CryptoError> {
+        self.secrets
+            .retain(|period| now.saturating_since(period.since) < 2 * ROTATION);
+        let stale = |period: &Period| now.saturating_since(period.since) >= ROTATION;
+        if self.secrets.last().is_none_or(stale) {
+            let mut secret = [0; 32];
+            provider.random.fill(&mut secret)?;
+            self.secrets.push(Period {
+                number: self.next_number,
+                since: now,
+                secret: Secret::from(&secret[..]),
+            });
+            self.next_number = self.next_number.wrapping_add(1);
+        }
+        Ok(())
+    }
+}
+
+impl Period {
+    fn cookie(&self, provider: &Provider, source: IpAddr, spi: IkeSpi, nonce: &Nonce) -> Vec<u8> {
+        let address = match source {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let mac = provider.prf.keyed(Prf::HmacSha256, self.secret.expose()).apply(&[
+            nonce.as_bytes(),
+            &address,
+            &spi.value().to_be_bytes(),
+        ]);
+        [&[self.number], mac.expose()].concat()
+    }
+}

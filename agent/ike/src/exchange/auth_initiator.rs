@@ -1,0 +1,287 @@
+//! IKE_AUTH as initiator (RFC 7296 §1.2).
+
+use super::Task;
+use super::create_child::{AnsweredChild, Settled};
+use crate::auth::Proof;
+use crate::config::{Mode, PeerAuth};
+use crate::crypto::{ChildContext, child_offer};
+use crate::endpoint::Endpoint;
+use crate::output::{CloseReason, Disposition, DropReason, Failure};
+use crate::sa::{Candidate, Initiating, NewSa, Origin, Standing};
+use crate::types::{IkeSaId, Path};
+use crate::wire::{
+    CertificateRequest, Envelope, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
+    Payload, Payloads, Role, Spi, TrafficSelectors, Version,
+};
+
+impl Endpoint {
+    /// Sends the IKE_AUTH request to one candidate. `None` when it cannot be made; the reason is kept as a refusal.
+    pub(crate) fn send_auth(&mut self, id: IkeSaId, mut candidate: Candidate, offer: &[u8]) -> Option<()> {
+        let attempt = self.initiating.get(&id)?;
+        let payloads = match self.auth_payloads(attempt, &candidate, offer) {
+            Ok(payloads) => payloads,
+            Err(detail) => {
+                self.refused(id, Failure::Authentication, detail);
+                return None;
+            }
+        };
+        let header = Header {
+            initiator_spi: attempt.spi,
+            responder_spi: Some(candidate.spi_r),
+            version: Version::V2_0,
+            exchange: ExchangeType::IKE_AUTH,
+            flags: Flags::request(Role::Initiator),
+            message_id: MessageId(1),
+        };
+        candidate.request = candidate
+            .keys
+            .sealer
+            .seal(self.provider, &header, &payloads)
+            .ok()?;
+        let (path, datagram) = (candidate.path, candidate.request.clone());
+        let attempt = self.initiating.get_mut(&id)?;
+        attempt.candidates.push(candidate);
+        attempt.attempts = 1;
+        self.transmit(path, datagram);
+        let wait = self.retransmit_wait(1);
+        self.set_timer(crate::timer::Timer::Initiate(id), wait);
+        Some(())
+    }
+
+    fn auth_payloads(
+        &self,
+        attempt: &Initiating,
+        candidate: &Candidate,
+        offer: &[u8],
+    ) -> Result<Vec<Payload>, String> {
+        let peer = self
+            .peers
+            .get(&attempt.peer)
+            .ok_or("the peer is not configured any more")?;
+        let id = Identification::from(&peer.config.local_identity);
+        let proof = Proof {
+            keys: &candidate.keys.auth,
+            signer: Role::Initiator,
+            message: offer,
+            nonce: &candidate.nonce_r,
+        };
+        let proven = self.prove(attempt.peer, &proof, &id, &candidate.response)?;
+        let mut payloads = vec![Payload::IdInitiator(id)];
+        if peer.current.is_none() {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT)));
+        }
+        payloads.push(Payload::IdResponder(Identification::from(
+            &peer.config.remote_identity,
+        )));
+        payloads.push(Payload::Notify(Notify::boot_id(self.config.boot_id)));
+        if peer.config.auth == PeerAuth::Certificate {
+            let authorities = self.config.verifier.authorities();
+            payloads.push(Payload::CertificateRequest(CertificateRequest::x509(
+                &authorities,
+            )));
+        }
+        payloads.extend(proven);
+        if let Some((child, spi)) = attempt.child
+            && let Some(child) = peer.child(child)
+        {
+            if child.mode == Mode::Transport {
+                payloads.push(Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE)));
+            }
+            let offer = child_offer(&child.proposals, child.esn, ChildContext::Auth, &Spi::Esp(spi));
+            payloads.push(Payload::SecurityAssociation(offer));
+            let selectors = |list: &[_]| list.iter().copied().collect::<TrafficSelectors>();
+            payloads.push(Payload::TsInitiator(selectors(&child.local_selectors)));
+            payloads.push(Payload::TsResponder(selectors(&child.remote_selectors)));
+        }
+        Ok(payloads)
+    }
+
+    /// A sealed message for an exchange of ours that is not finished.
+    pub(crate) fn receive_auth_response(
+        &mut self,
+        id: IkeSaId,
+        path: Path,
+        header: &Header,
+        datagram: &mut [u8],
+        envelope: Envelope,
+    ) -> Disposition {
+        let Some(attempt) = self.initiating.get_mut(&id) else {
+            return Disposition::Dropped(DropReason::UnknownSpi);
+        };
+        if (path.local.ip(), path.remote.ip()) != (attempt.path.local.ip(), attempt.path.remote.ip()) {
+            return Disposition::Dropped(DropReason::UnknownPeer);
+        }
+        let position = attempt
+            .candidates
+            .iter()
+            .position(|c| Some(c.spi_r) == header.responder_spi);
+        let Some(candidate) = position.and_then(|position| attempt.candidates.get(position)) else {
+            return Disposition::Dropped(DropReason::UnknownSpi);
+        };
+        let Ok(opened) = candidate.keys.opener.open(self.provider, datagram, envelope) else {
+            return Disposition::Dropped(DropReason::BadIntegrity);
+        };
+        let expected = header.flags.is_response()
+            && header.flags.sender() == Role::Responder
+            && header.exchange == ExchangeType::IKE_AUTH
+            && header.message_id == MessageId(1);
+        if !expected {
+            return Disposition::Dropped(DropReason::Unexpected);
+        }
+        let candidate = position.map(|position| attempt.candidates.remove(position));
+        if let Some(candidate) = candidate {
+            let payloads = opened.into_inner().payloads.unwrap_or_default();
+            self.judge_auth_response(id, candidate, &payloads);
+        }
+        Disposition::Accepted
+    }
+
+    /// The peer's proof, or its refusal. Errors may come without IDr, so that they are read first.
+    fn judge_auth_response(&mut self, id: IkeSaId, candidate: Candidate, payloads: &Payloads) {
+        let Some(attempt) = self.initiating.get(&id) else {
+            return;
+        };
+        if payloads.auth().is_none() {
+            let kind = payloads.error_notify().map(|notify| notify.kind);
+            let detail = match kind {
+                Some(NotifyType::AUTHENTICATION_FAILED) => {
+                    "the peer refused our identity or proof; compare both ends' identities, secrets and certificates"
+                        .to_owned()
+                }
+                Some(kind) => format!("the peer answered IKE_AUTH with {kind}"),
+                None => "the peer answered IKE_AUTH without a proof of its identity".to_owned(),
+            };
+            let failure = match kind {
+                Some(NotifyType::AUTHENTICATION_FAILED) | None => Failure::Authentication,
+                Some(_) => Failure::Protocol,
+            };
+            self.refused(id, failure, detail);
+            return;
+        }
+        let proof = Proof {
+            keys: &candidate.keys.auth,
+            signer: Role::Responder,
+            message: &candidate.response,
+            nonce: &attempt.nonce,
+        };
+        match self.authenticate(attempt.peer, &proof, payloads) {
+            Ok(proven) => self.initiator_done(id, candidate, &proven, payloads),
+            Err(detail) => {
+                self.refuse_responder(id, candidate);
+                self.refused(id, Failure::Authentication, detail);
+            }
+        }
+    }
+
+    /// The responder believes that the SA stands: it is told that it does not (RFC 7296 §2.21.2).
+    fn refuse_responder(&mut self, id: IkeSaId, mut candidate: Candidate) {
+        let Some(attempt) = self.initiating.get(&id) else {
+            return;
+        };
+        let header = Header {
+            initiator_spi: attempt.spi,
+            responder_spi: Some(candidate.spi_r),
+            version: Version::V2_0,
+            exchange: ExchangeType::INFORMATIONAL,
+            flags: Flags::request(Role::Initiator),
+            message_id: MessageId(2),
+        };
+        let payloads = [
+            Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED)),
+            Payload::Delete(crate::wire::Delete::Ike),
+        ];
+        if let Ok(datagram) = candidate.keys.sealer.seal(self.provider, &header, &payloads) {
+            self.transmit(candidate.path, datagram);
+        }
+    }
+
+    /// The peer is authenticated: the exchange becomes an IKE SA.
+    fn initiator_done(
+        &mut self,
+        id: IkeSaId,
+        candidate: Candidate,
+        proven: &crate::auth::PeerAuthenticated,
+        payloads: &Payloads,
+    ) {
+        let Some(attempt) = self.drop_attempt(id) else {
+            return;
+        };
+        let Candidate {
+            spi_r,
+            nonce_r,
+            keys,
+            path,
+            encapsulated,
+            ..
+        } = candidate;
+        let sa = self.establish(NewSa {
+            id,
+            peer: attempt.peer,
+            role: Role::Initiator,
+            spi_i: attempt.spi,
+            spi_r,
+            path,
+            encapsulated,
+            d: keys.d,
+            sealer: keys.sealer,
+            opener: keys.opener,
+            next_request: 2,
+            expected: 0,
+            origin: Origin {
+                ours: true,
+                nonce: attempt.nonce.clone(),
+                established: IkeSaId(0),
+            },
+            identity: proven.identity().clone(),
+            boot: payloads
+                .notify(NotifyType::IPSECMESH_BOOT_ID)
+                .and_then(|n| n.announced_boot().ok()),
+            standing: if attempt.lost {
+                Standing::Redundant
+            } else {
+                Standing::Current
+            },
+            nonces: (&attempt.nonce, &nonce_r),
+        });
+        if attempt.lost {
+            self.refuse_answered_child(sa, &attempt, payloads);
+            self.close_with_delete(sa, CloseReason::Redundant);
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&attempt.peer) {
+            peer.failures = 0;
+            peer.replacing = attempt.replaces;
+        }
+        self.make_current(sa, None);
+        if let Some((child, spi)) = attempt.child {
+            let answered = AnsweredChild {
+                child,
+                spi,
+                rekeys: None,
+                nonce_i: &attempt.nonce,
+                nonce_r: &nonce_r,
+                context: ChildContext::Auth,
+                key_exchange: None,
+            };
+            let answer = self.read_child_answer(sa, &answered, payloads);
+            self.settle_child_answer(
+                sa,
+                &Settled {
+                    child,
+                    spi,
+                    rekeys: None,
+                },
+                answer,
+            );
+        }
+        self.drive_peer(attempt.peer);
+        self.pump(sa);
+    }
+
+    /// A crossing exchange won, and the peer did not know it yet when it answered: its pair goes with the IKE SA.
+    fn refuse_answered_child(&mut self, sa: IkeSaId, attempt: &Initiating, payloads: &Payloads) {
+        if let (Some((_, spi)), Some(_)) = (attempt.child, payloads.security_association()) {
+            self.enqueue(sa, Task::DeleteUnused(spi));
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! IKE_AUTH as responder (RFC 7296 §1.2).
+
+use super::child_responder::ChildRequest;
+use super::receive::malformed;
+use crate::auth::{PeerAuthenticated, Proof};
+use crate::collision::Verdict;
+use crate::config::PeerAuth;
+use crate::crypto::ChildContext;
+use crate::endpoint::Endpoint;
+use crate::output::{AnswerReason, CloseReason, Disposition, DropReason, Event, Failure};
+use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, SpiOwner, Standing};
+use crate::timer::Timer;
+use crate::types::{IkeSaId, Path};
+use crate::wire::{
+    CertificateRequest, Envelope, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
+    Payload, Payloads, Role, Version,
+};
+use std::time::Duration;
+
+/// How long a refused exchange repeats its answer.
+const REFUSED_GRACE: Duration = Duration::from_secs(5);
+
+impl Endpoint {
+    /// A sealed message for a half-open SA.
+    pub(crate) fn receive_auth_request(
+        &mut self,
+        id: IkeSaId,
+        path: Path,
+        header: &Header,
+        datagram: &mut [u8],
+        envelope: Envelope,
+    ) -> Disposition {
+        let Some(half_open) = self.half_open.get(id) else {
+            return Disposition::Dropped(DropReason::UnknownSpi);
+        };
+        let same_hosts =
+            (path.local.ip(), path.remote.ip()) == (half_open.path.local.ip(), half_open.path.remote.ip());
+        if !same_hosts || header.initiator_spi != half_open.spi_i || header.flags.sender() != Role::Initiator
+        {
+            return Disposition::Dropped(DropReason::UnknownSpi);
+        }
+        let Ok(opened) = half_open.keys.opener.open(self.provider, datagram, envelope) else {
+            return Disposition::Dropped(DropReason::BadIntegrity);
+        };
+        let expected = !header.flags.is_response()
+            && header.exchange == ExchangeType::IKE_AUTH
+            && header.message_id == MessageId(1);
+        if !expected {
+            return Disposition::Dropped(DropReason::OutsideWindow);
+        }
+        if let HalfOpenOutcome::Refused(answer) = &half_open.outcome {
+            let answer = answer.clone();
+            self.transmit(path, answer);
+            return Disposition::Answered(AnswerReason::Repeated);
+        }
+        match opened.into_inner().payloads {
+            Ok(payloads) => self.judge_auth_request(id, path, &payloads),
+            Err(error) => self.refuse_auth(id, path, malformed(&error)),
+        }
+        Disposition::Accepted
+    }
+
+    fn judge_auth_request(&mut self, id: IkeSaId, path: Path, payloads: &Payloads) {
+        let Some(half_open) = self.half_open.get(id) else {
+            return;
+        };
+        let peer = half_open.peer;
+        let theirs = Proof {
+            keys: &half_open.keys.auth,
+            signer: Role::Initiator,
+            message: &half_open.request,
+            nonce: &half_open.nonce_r,
+        };
+        let proven = self.authenticate(peer, &theirs, payloads);
+        let answer = proven.and_then(|proven| Ok((self.responder_proof(half_open)?, proven)));
+        match answer {
+            Ok((answer, proven)) => self.responder_done(id, path, &proven, answer, payloads),
+            Err(detail) => {
+                self.refuse_auth(
+                    id,
+                    path,
+                    Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED)),
+                );
+                self.event(Event::Failed {
+                    peer,
+                    child: None,
+                    failure: Failure::Authentication,
+                    detail,
+                    retry_in: None,
+                });
+            }
+        }
+    }
+
+    /// IDr, CERT, AUTH, and the notifies of ours that belong to it.
+    fn responder_proof(&self, half_open: &HalfOpen) -> Result<Vec<Payload>, String> {
+        let peer = self
+            .peers
+            .get(&half_open.peer)
+            .ok_or("the peer is not configured any more")?;
+        let id = Identification::from(&peer.config.local_identity);
+        let ours = Proof {
+            keys: &half_open.keys.auth,
+            signer: Role::Responder,
+            message: &half_open.response,
+            nonce: &half_open.nonce_i,
+        };
+        let proven = self.prove(half_open.peer, &ours, &id, &half_open.request)?;
+        let mut payloads = vec![Payload::IdResponder(id)];
+        payloads.extend(proven);
+        if peer.config.auth == PeerAuth::Certificate {
+            let authorities = self.config.verifier.authorities();
+            payloads.push(Payload::CertificateRequest(CertificateRequest::x509(
+                &authorities,
+            )));
+        }
+        payloads.push(Payload::Notify(Notify::boot_id(self.config.boot_id)));
+        Ok(payloads)
+    }
+
+    /// One and the same refusal for whatever is wrong, repeated on request for a while.
+    fn refuse_auth(&mut self, id: IkeSaId, path: Path, notify: Payload) {
+        let Some(half_open) = self.half_open.get_mut(id) else {
+            return;
+        };
+        let header = Header {
+            initiator_spi: half_open.spi_i,
+            responder_spi: Some(half_open.spi_r),
+            version: Version::V2_0,
+            exchange: ExchangeType::IKE_AUTH,
+            flags: Flags::response(Role::Responder),
+            message_id: MessageId(1),
+        };
+        let Ok(answer) = half_open.keys.sealer.seal(self.provider, &header, &[notify]) else {
+            return;
+        };
+        half_open.outcome = HalfOpenOutcome::Refused(answer.clone());
+        self.transmit(path, answer);
+        self.set_timer(Timer::HalfOpen(id), REFUSED_GRACE);
+    }
+
+    /// The peer is authenticated: the half-open SA becomes an IKE SA.
+    fn responder_done(
+        &mut self,
+        id: IkeSaId,
+        path: Path,
+        proven: &PeerAuthenticated,
+        answer: Vec<Payload>,
+        payloads: &Payloads,
+    ) {
+        self.timers.cancel(Timer::HalfOpen(id));
+        let Some(half_open) = self.half_open.remove(id) else {
+            return;
+        };
+        self.release_spi(half_open.spi_r, SpiOwner::HalfOpen(id));
+        let peer = half_open.peer;
+        let verdict = self.judge_crossing(peer, id, &half_open.nonce_i);
+        let boot = payloads
+            .notify(NotifyType::IPSECMESH_BOOT_ID)
+            .and_then(|n| n.announced_boot().ok());
+        let HalfOpen {
+            spi_i,
+            spi_r,
+            nonce_i,
+            nonce_r,
+            keys,
+            encapsulated,
+            ..
+        } = half_open;
+        let sa = self.establish(NewSa {
+            id,
+            peer,
+            role: Role::Responder,
+            spi_i,
+            spi_r,
+            path,
+            encapsulated,
+            d: keys.d,
+            sealer: keys.sealer,
+            opener: keys.opener,
+            next_request: 0,
+            expected: 2,
+            origin: Origin {
+                ours: false,
+                nonce: nonce_i.clone(),
+                established: IkeSaId(0),
+            },
+            identity: proven.identity().clone(),
+            boot,
+            standing: match verdict {
+                Verdict::Redundant => Standing::Redundant,
+                Verdict::Wins => Standing::Current,
+            },
+            nonces: (&nonce_i, &nonce_r),
+        });
+        if verdict == Verdict::Redundant {
+            self.set_timer(Timer::IkeLinger(sa), crate::child::DELETE_GRACE);
+            let mut answer = answer;
+            answer.push(Payload::Notify(Notify::new(NotifyType::TEMPORARY_FAILURE)));
+            self.respond(sa, ExchangeType::IKE_AUTH, 1, &answer);
+            return;
+        }
+        let contact = payloads.notify(NotifyType::INITIAL_CONTACT).is_some();
+        self.supersede(peer, sa, contact, boot);
+        let request = ChildRequest {
+            number: 1,
+            exchange: ExchangeType::IKE_AUTH,
+            prefix: &answer,
+            payloads,
+            context: ChildContext::Auth,
+            nonce_i: &nonce_i,
+            nonce_r: &nonce_r,
+            rekeys: None,
+        };
+        if let Err(notify) = self.answer_child(sa, &request) {
+            let mut answer = answer;
+            answer.extend(notify.map(Payload::Notify));
+            self.respond(sa, ExchangeType::IKE_AUTH, 1, &answer);
+        }
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.failures = 0;
+        }
+        self.drive_peer(peer);
+    }
+
+    /// A newly authenticated SA that the peer made takes the place of the present one.
+    fn supersede(
+        &mut self,
+        peer: crate::types::PeerId,
+        new: IkeSaId,
+        contact: bool,
+        boot: Option<crate::types::BootId>,
+    ) {
+        let old = self.peers.get(&peer).and_then(|peer| peer.current);
+        let Some(old_sa) = old.and_then(|old| self.sas.get(&old)) else {
+            self.make_current(new, None);
+            return;
+        };
+        // INITIAL_CONTACT speaks of SAs of the same two identities only (RFC 7296 §2.4).
+        let same_identity = self
+            .sas
+            .get(&new)
+            .is_some_and(|new| new.identity == old_sa.identity);
+        let rebooted = boot.is_some() && old_sa.boot.is_some() && boot != old_sa.boot;
+        let ours_lost = old_sa.origin.ours && crate::collision::crossed(old_sa, new);
+        let forgotten = (contact && same_identity) || rebooted;
+        self.make_current(new, None);
+        let Some(old) = old else { return };
+        if ours_lost {
+            self.close_with_delete(old, CloseReason::Redundant);
+        } else if forgotten {
+            self.orphan_children(old);
+            self.close(old, CloseReason::Replaced);
+        } else if let Some(sa) = self.sas.get_mut(&old) {
+            sa.standing = Standing::Replaced;
+            self.set_timer(Timer::IkeLinger(old), crate::child::ORPHAN_GRACE);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The responder's half of making a CHILD SA, in IKE_AUTH and in CREATE_CHILD_SA (RFC 7296 §1.2, §1.3.1, §1.3.3). The
+//! response leaves when the inbound half stands.
+
+use super::{Exchange, Held};
+use crate::child::{Agreement, Stage, selectors};
+use crate::config::{ChildConfig, Mode, TrafficSelector};
+use crate::crypto::{ChildContext, ChildKeymat, ChildSuite, Chosen, Secret, select_child};
+use crate::endpoint::Endpoint;
+use crate::types::{ChildSaId, IkeSaId};
+use crate::wire::{
+    ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Role, Spi, TrafficSelectors,
+};
+
+/// What the peer asks for.
+pub(crate) struct ChildRequest<'a> {
+    pub(crate) number: u32,
+    pub(crate) exchange: ExchangeType,
+    /// What stands in front of the child's payloads in the response.
+    pub(crate) prefix: &'a [Payload],
+    pub(crate) payloads: &'a Payloads,
+    pub(crate) context: ChildContext,
+    pub(crate) nonce_i: &'a Nonce,
+    pub(crate) nonce_r: &'a Nonce,
+    /// The pair that REKEY_SA names.
+    pub(crate) rekeys: Option<ChildSaId>,
+}
+
+/// A response that waits until the inbound half of its pair stands.
+pub(crate) struct HeldChild {
+    number: u32,
+    exchange: ExchangeType,
+    prefix: Vec<Payload>,
+    pair: ChildSaId,
+    chosen: Chosen<ChildSuite>,
+    transport: bool,
+    nonce: Option<Nonce>,
+    key_exchange: Option<KeyExchangeData>,
+    ts_i: Vec<TrafficSelector>,
+    ts_r: Vec<TrafficSelector>,
+}
+
+/// One of our children that a request meets.
+struct Match {
+    config: ChildConfig,
+    local: Vec<TrafficSelector>,
+    remote: Vec<TrafficSelector>,
+}
+
+impl Endpoint {
+    /// Begins the answer to a request for a pair. The error is what to answer at once; `None` when nothing was asked.
+    pub(crate) fn answer_child(
+        &mut self,
+        id: IkeSaId,
+        request: &ChildRequest<'_>,
+    ) -> Result<(), Option<Notify>> {
+        let payloads = request.payloads;
+        let (Some(offer), Some(ts_i), Some(ts_r)) = (
+            payloads.security_association(),
+            payloads.ts_initiator(),
+            payloads.ts_responder(),
+        ) else {
+            // IKE_AUTH without a child is a request of its own (RFC 6023); CREATE_CHILD_SA without one is none.
+            let asked = request.exchange == ExchangeType::CREATE_CHILD_SA;
+            return Err(asked.then(|| Notify::new(NotifyType::INVALID_SYNTAX)));
+        };
+        let refuse = |kind| Some(Notify::new(kind));
+        let transport = payloads.notify(NotifyType::USE_TRANSPORT_MODE).is_some();
+        let matched = self
+            .match_child(id, request.rekeys, ts_i, ts_r, transport)
+            .ok_or_else(|| refuse(NotifyType::TS_UNACCEPTABLE))?;
+        let chosen = select_child(
+            &matched.config.proposals,
+            matched.config.esn,
+            request.context,
+            offer,
+        )
+        .ok_or_else(|| refuse(NotifyType::NO_PROPOSAL_CHOSEN))?;
+        let Spi::Esp(outbound) = chosen.peer_spi else {
+            return Err(refuse(NotifyType::NO_PROPOSAL_CHOSEN));
+        };
+        let (key_exchange, shared) = self.answer_key_exchange(chosen.suite, payloads)?;
+        let failed = || refuse(NotifyType::TEMPORARY_FAILURE);
+        let keys = self
+            .sas
+            .get(&id)
+            .and_then(|sa| {
+                let (ni, nr) = (request.nonce_i, request.nonce_r);
+                ChildKeymat::derive(self.provider, &sa.d, chosen.suite, shared.as_ref(), ni, nr).ok()
+            })
+            .ok_or_else(failed)?
+            .into_keys(Role::Responder);
+        let inbound = self.draw_esp_spi().ok_or_else(failed)?;
+        let replaces = request.rekeys.or_else(|| self.occupant(id, &matched.config));
+        let (local, remote) = (matched.local.clone(), matched.remote.clone());
+        let pair = self
+            .create_child(Agreement {
+                ike: id,
+                child: matched.config.id,
+                role: Role::Responder,
+                suite: chosen.suite,
+                keys,
+                inbound,
+                outbound,
+                local_selectors: local,
+                remote_selectors: remote,
+                nonces: (request.nonce_i, request.nonce_r),
+                replaces,
+            })
+            .ok_or_else(failed)?;
+        self.note_answered_pair(id, pair, &matched.config, request.rekeys.is_some());
+        let in_create = request.exchange == ExchangeType::CREATE_CHILD_SA;
+        let held = HeldChild {
+            number: request.number,
+            exchange: request.exchange,
+            prefix: request.prefix.to_vec(),
+            pair,
+            chosen,
+            transport: matched.config.mode == Mode::Transport,
+            nonce: in_create.then(|| request.nonce_r.clone()),
+            key_exchange,
+            ts_i: matched.remote,
+            ts_r: matched.local,
+        };
+        if let Some(sa) = self.sas.get_mut(&id) {
+            sa.held = Some(Held::Child(Box::new(held)));
+            self.held_for.insert(pair, id);
+        }
+        Ok(())
+    }
+
+    /// The pair that a new one of the same child replaces although the peer did not say so: it has lost it.
+    fn occupant(&self, id: IkeSaId, config: &ChildConfig) -> Option<ChildSaId> {
+        let peer = self.sas.get(&id)?.peer;
+        self.peers
+            .get(&peer)?
+            .slots
+            .get(&config.id)?
+            .current
+            .filter(|pair| self.is_usable(*pair))
+    }
+
+    /// Where the new pair belongs, and whether a request of ours for the same child crosses it.
+    fn note_answered_pair(&mut self, id: IkeSaId, pair: ChildSaId, config: &ChildConfig, rekey: bool) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        let peer = sa.peer;
+        let mut crosses = false;
+        if let Some(in_flight) = &mut sa.in_flight
+            && let Exchange::CreateChild(ours) = &mut in_flight.exchange
+            && ours.child == config.id
+        {
+            ours.crossed = Some(pair);
+            crosses = true;
+        }
+        if let Some(slot) = self
+            .peers
+            .get_mut(&peer)
+            .and_then(|peer| peer.slots.get_mut(&config.id))
+        {
+            slot.wanted = true;
+            if !rekey {
+                slot.current = Some(pair);
+            }
+            if slot.negotiation == crate::peer::Negotiation::Waiting && !crosses {
+                slot.negotiation = crate::peer::Negotiation::Idle;
+                self.timers
+                    .cancel(crate::timer::Timer::ChildRetry(peer, config.id));
+            }
+        }
+    }
+
+    /// Our public value and the shared secret, where the suite has a key exchange of its own.
+    fn answer_key_exchange(
+        &self,
+        suite: ChildSuite,
+        payloads: &Payloads,
+    ) -> Result<(Option<KeyExchangeData>, Option<Secret>), Option<Notify>> {
+        let Some(method) = suite.key_exchange else {
+            return Ok((None, None));
+        };
+        let ke = payloads.key_exchange().filter(|ke| ke.method == method.into());
+        let Some(ke) = ke else {
+            return Err(Some(Notify::invalid_ke(method.into())));
+        };
+        let ours = self
+            .provider
+            .key_exchange
+            .start(method, self.provider.random)
+            .map_err(|_| Some(Notify::new(NotifyType::TEMPORARY_FAILURE)))?;
+        let shared = ours
+            .complete(&ke.data)
+            .map_err(|_| Some(Notify::new(NotifyType::INVALID_SYNTAX)))?;
+        let answer = KeyExchangeData {
+            method: method.into(),
+            data: ours.public_value().to_vec(),
+        };
+        Ok((Some(answer), Some(shared)))
+    }
+
+    /// The child that a request is about: the one of the pair that is rekeyed, whose selectors neither widen nor
+    /// narrow, or the first that meets the offered selectors in its mode.
+    fn match_child(
+        &self,
+        id: IkeSaId,
+        rekeys: Option<ChildSaId>,
+        ts_i: &TrafficSelectors,
+        ts_r: &TrafficSelectors,
+        transport: bool,
+    ) -> Option<Match> {
+        let peer = self.peers.get(&self.sas.get(&id)?.peer)?;
+        if let Some(old) = rekeys {
+            let old = self.children.get(&old)?;
+            let config = peer.child(old.child)?.clone();
+            let local = selectors::narrow(&old.local_selectors, ts_r.ip());
+            let remote = selectors::narrow(&old.remote_selectors, ts_i.ip());
+            let whole = selectors::same(&local, &old.local_selectors)
+                && selectors::same(&remote, &old.remote_selectors);
+            return (whole && (config.mode == Mode::Transport) == transport).then_some(Match {
+                config,
+                local,
+                remote,
+            });
+        }
+        let meets = |config: &&ChildConfig| (config.mode == Mode::Transport) == transport;
+        let matches = peer.config.children.iter().filter(meets).filter_map(|config| {
+            let local = selectors::narrow(&config.local_selectors, ts_r.ip());
+            let remote = selectors::narrow(&config.remote_selectors, ts_i.ip());
+            let exact = selectors::same(&local, &config.local_selectors)
+                && selectors::same(&remote, &config.remote_selectors);
+            let meet = !local.is_empty() && !remote.is_empty();
+            meet.then(|| {
+                (
+                    exact,
+                    Match {
+                        config: config.clone(),
+                        local,
+                        remote,
+                    },
+                )
+            })
+        });
+        let mut best: Option<(bool, Match)> = None;
+        for found in matches {
+            if best.as_ref().is_none_or(|(exact, _)| !exact && found.0) {
+                best = Some(found);
+            }
+        }
+        best.map(|(_, found)| found)
+    }
+
+    /// The data plane has answered for the inbound half of a pair that a response waits for. Tells whether one did.
+    pub(crate) fn answer_held_child(&mut self, pair: ChildSaId, stands: bool) -> bool {
+        // A rekey of the IKE SA may have moved the pair; the response belongs to the SA of its request.
+        let Some(holder) = self.held_for.remove(&pair) else {
+            return false;
+        };
+        let Some(sa) = self.sas.get_mut(&holder) else {
+            return false;
+        };
+        let held = match sa.held.take() {
+            Some(Held::Child(held)) if held.pair == pair => *held,
+            other => {
+                sa.held = other;
+                return false;
+            }
+        };
+        let mut payloads = held.prefix;
+        let inbound = self.children.get(&pair).map(|child| child.inbound.spi);
+        match inbound.filter(|_| stands) {
+            Some(spi) => {
+                if held.transport {
+                    payloads.push(Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE)));
+                }
+                payloads.push(Payload::SecurityAssociation(held.chosen.response(Spi::Esp(spi))));
+                payloads.extend(held.nonce.map(Payload::Nonce));
+                payloads.extend(held.key_exchange.map(Payload::KeyExchange));
+                payloads.push(Payload::TsInitiator(
+                    held.ts_i.into_iter().collect::<TrafficSelectors>(),
+                ));
+                payloads.push(Payload::TsResponder(
+                    held.ts_r.into_iter().collect::<TrafficSelectors>(),
+                ));
+            }
+            None => payloads.push(Payload::Notify(Notify::new(NotifyType::TEMPORARY_FAILURE))),
+        }
+        self.respond(holder, held.exchange, held.number, &payloads);
+        self.pump(holder);
+        true
+    }
+
+    /// Whether a pair can be rekeyed by the peer now, and else what to answer (RFC 7296 §2.25).
+    pub(crate) fn judge_rekey_target(&self, id: ChildSaId) -> Result<(), NotifyType> {
+        let child = self.children.get(&id).ok_or(NotifyType::CHILD_SA_NOT_FOUND)?;
+        match child.stage {
+            Stage::Lingering => Err(NotifyType::CHILD_SA_NOT_FOUND),
+            Stage::Leaving(..) | Stage::Redundant => Err(NotifyType::TEMPORARY_FAILURE),
+            Stage::Inbound | Stage::AwaitSign | Stage::Active => {
+                let succeeded = child
+                    .successors
+                    .iter()
+                    .filter_map(|id| self.children.get(id))
+                    .any(|next| {
+                        next.role == Role::Initiator && matches!(next.stage, Stage::Inbound | Stage::Active)
+                    });
+                if succeeded {
+                    Err(NotifyType::TEMPORARY_FAILURE)
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+}

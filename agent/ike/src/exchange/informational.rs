@@ -1,0 +1,267 @@
+//! INFORMATIONAL (RFC 7296 §1.4): deletes, signs of life, and the confirmation that our inbound half stands.
+
+use super::{Exchange, Held};
+use crate::child::{Half, Leave, Stage};
+use crate::endpoint::Endpoint;
+use crate::output::CloseReason;
+use crate::sa::Standing;
+use crate::timer::Timer;
+use crate::types::{ChildSaId, EspSpi, IkeSaId};
+use crate::wire::{Delete, ExchangeType, Payload, Payloads};
+
+use super::Task;
+
+/// An answer to a DELETE that waits until nothing of ours is sent any more.
+pub(crate) struct HeldDelete {
+    number: u32,
+    /// Pairs whose outbound halves still stand.
+    waiting: Vec<ChildSaId>,
+    /// Our SPIs for the answer.
+    spis: Vec<EspSpi>,
+    /// The IKE SA is deleted as a whole.
+    ike: bool,
+}
+
+impl Endpoint {
+    /// An empty request: a liveness check, or the word that our inbound halves stand.
+    pub(super) fn request_empty(&mut self, id: IkeSaId, exchange: Exchange) {
+        self.request(id, ExchangeType::INFORMATIONAL, &[], exchange);
+    }
+
+    pub(super) fn request_delete_child(&mut self, id: IkeSaId, pair: ChildSaId) {
+        let Some(child) = self.children.get(&pair) else {
+            return;
+        };
+        if !matches!(child.stage, Stage::Leaving(Leave::Delete, _)) {
+            return;
+        }
+        let delete = Payload::Delete(Delete::Esp(vec![child.inbound.spi]));
+        self.request(
+            id,
+            ExchangeType::INFORMATIONAL,
+            &[delete],
+            Exchange::DeleteChild(pair),
+        );
+    }
+
+    pub(super) fn request_delete_spi(&mut self, id: IkeSaId, spi: EspSpi) {
+        let delete = Payload::Delete(Delete::Esp(vec![spi]));
+        self.request(id, ExchangeType::INFORMATIONAL, &[delete], Exchange::DeleteUnused);
+    }
+
+    pub(super) fn request_delete_ike(&mut self, id: IkeSaId) {
+        let delete = Payload::Delete(Delete::Ike);
+        self.request(id, ExchangeType::INFORMATIONAL, &[delete], Exchange::DeleteIke);
+    }
+
+    /// The peer has answered our DELETE of a pair: neither end sends through it.
+    pub(super) fn child_deleted(&mut self, pair: ChildSaId) {
+        if let Some(Stage::Leaving(_, reason)) = self.children.get(&pair).map(|child| child.stage) {
+            self.linger(pair, reason);
+        }
+    }
+
+    /// The peer has heard that our inbound half stands, so that it does not send through the predecessor any more.
+    pub(super) fn confirmed(&mut self, replaced: Option<ChildSaId>) {
+        let old = replaced.and_then(|old| self.children.get(&old).map(|child| (old, child.stage, child.ike)));
+        if let Some((old, Stage::Leaving(_, reason), None)) = old {
+            self.linger(old, reason);
+        }
+    }
+
+    /// The peer was silent for its interval: it is asked (RFC 7296 §2.4).
+    pub(crate) fn check_liveness(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get(&id) else { return };
+        let Some(peer) = self.peers.get(&sa.peer) else {
+            return;
+        };
+        let interval = peer.config.liveness.interval;
+        let silence = self.now.mono.saturating_since(sa.last_seen);
+        if silence < interval {
+            self.set_timer(Timer::Liveness(id), interval.saturating_sub(silence));
+            return;
+        }
+        let idle = sa.in_flight.is_none() && sa.queue.is_empty();
+        self.set_timer(Timer::Liveness(id), interval);
+        if idle {
+            self.enqueue(id, Task::Liveness);
+            self.pump(id);
+        }
+    }
+
+    /// An INFORMATIONAL request of the peer.
+    pub(super) fn receive_informational(&mut self, id: IkeSaId, number: u32, payloads: &Payloads) {
+        if payloads.deletes().any(|delete| *delete == Delete::Ike) {
+            self.peer_deletes_ike(id, number);
+            return;
+        }
+        if payloads.as_slice().is_empty() {
+            self.peer_confirms(id);
+        }
+        let named: Vec<ChildSaId> = payloads
+            .deletes()
+            .flat_map(|delete| match delete {
+                Delete::Esp(spis) => spis.as_slice(),
+                Delete::Ike | Delete::Other { .. } => &[],
+            })
+            .filter_map(|spi| self.pair_by_peer_spi(id, *spi))
+            .collect();
+        let mut spis = Vec::new();
+        for pair in &named {
+            spis.extend(self.peer_deletes(id, *pair));
+        }
+        self.hold_delete(
+            id,
+            HeldDelete {
+                number,
+                waiting: named.clone(),
+                spis,
+                ike: false,
+            },
+        );
+        for pair in named {
+            self.renegotiate_after_delete(pair);
+        }
+    }
+
+    /// The peer's inbound halves stand.
+    fn peer_confirms(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get(&id) else { return };
+        let current = self.peers.get(&sa.peer).and_then(|peer| peer.current);
+        let heir = current
+            .filter(|current| *current != id)
+            .and_then(|current| self.sas.get(&current));
+        let pairs: Vec<ChildSaId> = sa
+            .children
+            .iter()
+            .chain(heir.into_iter().flat_map(|heir| &heir.children))
+            .copied()
+            .collect();
+        for pair in pairs {
+            self.install_on_sign(pair);
+        }
+    }
+
+    /// The peer ends the IKE SA (RFC 7296 §1.4.1): all children go with it, outbound halves before the answer.
+    fn peer_deletes_ike(&mut self, id: IkeSaId, number: u32) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        if let Some(in_flight) = sa.in_flight.take() {
+            self.timers.cancel(Timer::Retransmit(id));
+            match in_flight.exchange {
+                Exchange::RekeyIke(request) => {
+                    if let Some(crossed) = request.crossed {
+                        self.inherit(id, crossed);
+                    }
+                }
+                Exchange::CreateChild(request) => {
+                    // Put back: the end of the SA cleans up after it.
+                    if let Some(sa) = self.sas.get_mut(&id) {
+                        let exchange = Exchange::CreateChild(request);
+                        sa.in_flight = Some(super::InFlight {
+                            exchange,
+                            ..in_flight
+                        });
+                    }
+                }
+                Exchange::Confirm(_)
+                | Exchange::DeleteChild(_)
+                | Exchange::DeleteIke
+                | Exchange::DeleteUnused
+                | Exchange::Liveness => {}
+            }
+        }
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        let reason = match sa.standing {
+            Standing::Closing(reason) => reason,
+            Standing::Redundant => CloseReason::Redundant,
+            Standing::Replaced => CloseReason::Replaced,
+            Standing::Closed | Standing::Current => CloseReason::Remote,
+        };
+        let pairs: Vec<ChildSaId> = sa.children.iter().copied().collect();
+        sa.queue.retain(|task| matches!(task, Task::CreateChild(_)));
+        for pair in &pairs {
+            self.dequeue_child(id, *pair);
+            self.retire(*pair, Leave::WithIke, reason);
+        }
+        self.hold_delete(
+            id,
+            HeldDelete {
+                number,
+                waiting: pairs,
+                spis: Vec::new(),
+                ike: true,
+            },
+        );
+    }
+
+    /// Answers a DELETE now, or when the outbound halves are gone.
+    fn hold_delete(&mut self, id: IkeSaId, held: HeldDelete) {
+        for pair in &held.waiting {
+            self.held_for.insert(*pair, id);
+        }
+        if let Some(sa) = self.sas.get_mut(&id) {
+            sa.held = Some(Held::Delete(held));
+        }
+        self.try_answer_delete(id);
+    }
+
+    /// The outbound half of a pair is gone: an answer may have waited for it.
+    pub(crate) fn answer_held_delete(&mut self, pair: ChildSaId) {
+        if let Some(holder) = self.held_for.get(&pair).copied() {
+            self.try_answer_delete(holder);
+        }
+    }
+
+    fn try_answer_delete(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get(&id) else { return };
+        let Some(Held::Delete(held)) = &sa.held else {
+            return;
+        };
+        let sending = held
+            .waiting
+            .iter()
+            .filter_map(|pair| self.children.get(pair))
+            .any(|child| {
+                let waits = matches!(child.stage, Stage::Leaving(..));
+                waits && !matches!(child.outbound_half, Half::Gone | Half::Planned(_))
+            });
+        if sending {
+            return;
+        }
+        let Some(Held::Delete(held)) = self.sas.get_mut(&id).and_then(|sa| sa.held.take()) else {
+            return;
+        };
+        for pair in &held.waiting {
+            self.held_for.remove(pair);
+        }
+        let delete = (!held.spis.is_empty()).then(|| Payload::Delete(Delete::Esp(held.spis)));
+        let payloads: Vec<Payload> = delete.into_iter().collect();
+        self.respond(id, ExchangeType::INFORMATIONAL, held.number, &payloads);
+        for pair in held.waiting {
+            self.child_deleted(pair);
+        }
+        if held.ike {
+            self.close_by_peer(id);
+        } else {
+            self.pump(id);
+        }
+    }
+
+    /// A child that the peer deleted without a successor is negotiated again after a while.
+    fn renegotiate_after_delete(&mut self, pair: ChildSaId) {
+        let Some(child) = self.children.get(&pair) else {
+            return;
+        };
+        let (peer_id, name) = (child.peer, child.child);
+        let Some(peer) = self.peers.get(&peer_id) else {
+            return;
+        };
+        let (Some(current), Some(slot)) = (peer.current, peer.slots.get(&name)) else {
+            return;
+        };
+        let idle = slot.negotiation == crate::peer::Negotiation::Idle;
+        if slot.wanted && idle && peer.eager() && !self.serves(slot, current) {
+            self.slot_deferred(peer_id, name);
+        }
+    }
+}

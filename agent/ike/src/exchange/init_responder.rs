@@ -1,0 +1,280 @@
+//! IKE_SA_INIT as responder (RFC 7296 §1.2, §2.6): bounded before it allocates, stateless until a cookie came back
+//! when there is load.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::config::{Encapsulation, PeerAuth};
+use crate::crypto::{Skeyseed, select_ike};
+use crate::endpoint::Endpoint;
+use crate::nat;
+use crate::output::{AnswerReason, Disposition, DropReason};
+use crate::sa::{HalfOpen, HalfOpenOutcome, SpiOwner};
+use crate::timer::Timer;
+use crate::types::{IkeSaId, IkeSpi, Path, PeerId};
+use crate::wire::{
+    ExchangeType, Flags, HashAlgorithm, Header, KeyExchangeData, MessageId, Notify, NotifyType, Payload,
+    Payloads, Role, Spi, Version,
+};
+
+/// Half-open SAs from one address above which that address is asked for a cookie.
+const COOKIE_THRESHOLD_PER_SOURCE: usize = 3;
+
+/// The half-open SAs, by what can name them.
+#[derive(Default)]
+pub(crate) struct HalfOpenTable {
+    by_id: BTreeMap<IkeSaId, HalfOpen>,
+    by_initiator: BTreeMap<(IpAddr, IkeSpi), Vec<IkeSaId>>,
+    per_source: BTreeMap<IpAddr, usize>,
+}
+
+impl HalfOpenTable {
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn get(&self, id: IkeSaId) -> Option<&HalfOpen> {
+        self.by_id.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: IkeSaId) -> Option<&mut HalfOpen> {
+        self.by_id.get_mut(&id)
+    }
+
+    fn insert(&mut self, id: IkeSaId, sa: HalfOpen) {
+        let source = sa.path.remote.ip();
+        *self.per_source.entry(source).or_default() += 1;
+        self.by_initiator.entry((source, sa.spi_i)).or_default().push(id);
+        self.by_id.insert(id, sa);
+    }
+
+    pub(crate) fn remove(&mut self, id: IkeSaId) -> Option<HalfOpen> {
+        let sa = self.by_id.remove(&id)?;
+        let source = sa.path.remote.ip();
+        if let Some(count) = self.per_source.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_source.remove(&source);
+            }
+        }
+        if let Some(ids) = self.by_initiator.get_mut(&(source, sa.spi_i)) {
+            ids.retain(|known| *known != id);
+            if ids.is_empty() {
+                self.by_initiator.remove(&(source, sa.spi_i));
+            }
+        }
+        Some(sa)
+    }
+
+    /// Those of one peer.
+    pub(crate) fn of_peer(&self, source: IpAddr, peer: PeerId) -> Vec<IkeSaId> {
+        if self.from_source(source) == 0 {
+            return Vec::new();
+        }
+        self.by_id
+            .iter()
+            .filter(|(_, sa)| sa.peer == peer)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn from_source(&self, source: IpAddr) -> usize {
+        self.per_source.get(&source).copied().unwrap_or(0)
+    }
+
+    fn begun_by(&self, source: IpAddr, spi: IkeSpi) -> impl Iterator<Item = &HalfOpen> {
+        self.by_initiator
+            .get(&(source, spi))
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.by_id.get(id))
+    }
+}
+
+impl Endpoint {
+    /// An IKE_SA_INIT request came, from anybody.
+    pub(crate) fn receive_init_request(
+        &mut self,
+        path: Path,
+        header: &Header,
+        payloads: &Payloads,
+        datagram: &[u8],
+    ) -> Disposition {
+        let first = header.responder_spi.is_none() && header.message_id == MessageId(0);
+        if !first || header.flags.sender() != Role::Initiator {
+            return Disposition::Dropped(DropReason::Malformed);
+        }
+        let source = path.remote.ip();
+        let Some(peer) = self.by_address.get(&(path.local.ip(), source)).copied() else {
+            return Disposition::Dropped(DropReason::UnknownPeer);
+        };
+        let repeated = self
+            .half_open
+            .begun_by(source, header.initiator_spi)
+            .find(|sa| sa.request == datagram);
+        if let Some(response) = repeated.map(|sa| sa.response.clone()) {
+            self.transmit(path, response);
+            return Disposition::Answered(AnswerReason::Repeated);
+        }
+        if self.half_open.len() >= self.config.limits.half_open {
+            return Disposition::Dropped(DropReason::HalfOpenLimit);
+        }
+        if let Some(disposition) = self.ask_for_cookie(path, header, payloads) {
+            return disposition;
+        }
+        if self.half_open.from_source(source) >= self.config.limits.half_open_per_source {
+            return Disposition::Dropped(DropReason::HalfOpenLimit);
+        }
+        if !self.can_authenticate(peer) {
+            return Disposition::Dropped(DropReason::NoCredentials);
+        }
+        self.answer_init(peer, path, header, payloads, datagram)
+    }
+
+    /// Under load an initiator has to show that it receives at its address, before anything is computed for it.
+    fn ask_for_cookie(&mut self, path: Path, header: &Header, payloads: &Payloads) -> Option<Disposition> {
+        let source = path.remote.ip();
+        let load = self.half_open.len() >= self.config.limits.cookie_threshold
+            || self.half_open.from_source(source) >= COOKIE_THRESHOLD_PER_SOURCE;
+        if !load {
+            return None;
+        }
+        let Some(nonce) = payloads.nonce() else {
+            return Some(Disposition::Dropped(DropReason::Malformed));
+        };
+        let (now, spi) = (self.now.mono, header.initiator_spi);
+        if let Some(cookie) = payloads.notify(NotifyType::COOKIE) {
+            let ours = self
+                .cookies
+                .accepts(self.provider, now, source, spi, nonce, &cookie.data);
+            return (!ours).then_some(Disposition::Dropped(DropReason::BadCookie));
+        }
+        let Ok(cookie) = self.cookies.bake(self.provider, now, source, spi, nonce) else {
+            return Some(Disposition::Dropped(DropReason::HalfOpenLimit));
+        };
+        let notify = Notify::with_data(NotifyType::COOKIE, cookie);
+        Some(self.answer_stateless(path, header, notify, AnswerReason::Cookie))
+    }
+
+    fn answer_init(
+        &mut self,
+        peer_id: PeerId,
+        path: Path,
+        header: &Header,
+        payloads: &Payloads,
+        datagram: &[u8],
+    ) -> Disposition {
+        let malformed = Disposition::Dropped(DropReason::Malformed);
+        let (Some(offer), Some(ke), Some(nonce_i)) = (
+            payloads.security_association(),
+            payloads.key_exchange(),
+            payloads.nonce(),
+        ) else {
+            return malformed;
+        };
+        let same_nonce = self
+            .half_open
+            .begun_by(path.remote.ip(), header.initiator_spi)
+            .any(|sa| sa.nonce_i == *nonce_i);
+        if same_nonce {
+            // The same exchange in another form, such as a late copy from before a cookie.
+            return Disposition::Dropped(DropReason::Unexpected);
+        }
+        let Some(peer) = self.peers.get(&peer_id) else {
+            return malformed;
+        };
+        let Some(chosen) = select_ike(&peer.config.ike_proposals, offer) else {
+            let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
+            return self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen);
+        };
+        let suite = chosen.suite;
+        if ke.method != suite.key_exchange.into() {
+            let notify = Notify::invalid_ke(suite.key_exchange.into());
+            return self.answer_stateless(path, header, notify, AnswerReason::InvalidKe);
+        }
+        let (auth, encapsulation) = (peer.config.auth.clone(), peer.config.encapsulation);
+        let detected = nat::detected(self.provider, payloads, header.initiator_spi, None, path);
+        if detected && encapsulation == Encapsulation::Never {
+            let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
+            return self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen);
+        }
+        let Ok(key_exchange) = self
+            .provider
+            .key_exchange
+            .start(suite.key_exchange, self.provider.random)
+        else {
+            return malformed;
+        };
+        let Ok(shared) = key_exchange.complete(&ke.data) else {
+            return malformed;
+        };
+        let (Some(spi_r), Some(nonce_r)) = (self.draw_ike_spi(), self.draw_nonce()) else {
+            return malformed;
+        };
+        let spi_i = header.initiator_spi;
+        let keys = Skeyseed::initial(self.provider, suite, &shared, nonce_i, &nonce_r).into_ike_keys(
+            self.provider,
+            spi_i,
+            spi_r,
+            Role::Responder,
+        );
+        let mut answer = vec![
+            Payload::SecurityAssociation(chosen.response(Spi::Absent)),
+            Payload::KeyExchange(KeyExchangeData {
+                method: suite.key_exchange.into(),
+                data: key_exchange.public_value().to_vec(),
+            }),
+            Payload::Nonce(nonce_r.clone()),
+        ];
+        answer.extend(nat::notifies(
+            self.provider,
+            spi_i,
+            Some(spi_r),
+            path,
+            encapsulation,
+        ));
+        if auth == PeerAuth::Certificate {
+            answer.push(Payload::Notify(Notify::hash_algorithms(&[
+                HashAlgorithm::SHA2_256,
+            ])));
+        }
+        let header = Header {
+            initiator_spi: spi_i,
+            responder_spi: Some(spi_r),
+            version: Version::V2_0,
+            exchange: ExchangeType::IKE_SA_INIT,
+            flags: Flags::response(Role::Responder),
+            message_id: MessageId(0),
+        };
+        let (Ok(keys), Ok(response)) = (keys, crate::wire::encode(&header, &answer)) else {
+            return malformed;
+        };
+        let id = IkeSaId(self.next_id());
+        let sa = HalfOpen {
+            peer: peer_id,
+            spi_i,
+            spi_r,
+            path,
+            request: datagram.to_vec(),
+            response: response.clone(),
+            nonce_i: nonce_i.clone(),
+            nonce_r,
+            keys,
+            encapsulated: detected || encapsulation == Encapsulation::Always,
+            outcome: HalfOpenOutcome::Waiting,
+        };
+        self.half_open.insert(id, sa);
+        self.by_spi.insert(spi_r, SpiOwner::HalfOpen(id));
+        self.set_timer(Timer::HalfOpen(id), self.config.limits.half_open_timeout);
+        self.transmit(path, response);
+        Disposition::Accepted
+    }
+
+    /// A half-open SA goes.
+    pub(crate) fn forget_half_open(&mut self, id: IkeSaId) {
+        self.timers.cancel(Timer::HalfOpen(id));
+        if let Some(sa) = self.half_open.remove(id) {
+            self.release_spi(sa.spi_r, SpiOwner::HalfOpen(id));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Exchanges: from a datagram to the exchange that it belongs to, and the requests that are under way.
+
+pub(crate) mod auth_initiator;
+pub(crate) mod auth_responder;
+pub(crate) mod child_responder;
+pub(crate) mod create_child;
+pub(crate) mod informational;
+pub(crate) mod init_initiator;
+pub(crate) mod init_responder;
+mod receive;
+pub(crate) mod rekey_ike;
+mod window;
+
+use std::collections::VecDeque;
+
+use crate::endpoint::Endpoint;
+use crate::sa::{IkeSa, Standing};
+use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId};
+
+pub(crate) use child_responder::HeldChild;
+pub(crate) use informational::HeldDelete;
+
+/// The request of ours that waits for its response: one at a time (RFC 7296 §2.3).
+pub(crate) struct InFlight {
+    pub(crate) id: u32,
+    /// Sent again bit by bit (RFC 7296 §2.1).
+    pub(crate) datagram: Vec<u8>,
+    /// Transmissions so far.
+    pub(crate) attempts: u32,
+    pub(crate) exchange: Exchange,
+}
+
+/// What a request of ours is for.
+pub(crate) enum Exchange {
+    /// Our inbound half stands; then the predecessor's inbound half may go.
+    Confirm(Option<ChildSaId>),
+    CreateChild(Box<create_child::Request>),
+    DeleteChild(ChildSaId),
+    DeleteIke,
+    DeleteUnused,
+    Liveness,
+    RekeyIke(Box<rekey_ike::Request>),
+}
+
+/// A request that is to be made as soon as none is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Confirm(Option<ChildSaId>),
+    CreateChild(ChildId),
+    DeleteChild(ChildSaId),
+    DeleteIke,
+    /// A pair that the peer has made of our SPI and that we cannot accept.
+    DeleteUnused(EspSpi),
+    Liveness,
+    RekeyChild(ChildSaId),
+    RekeyIke,
+}
+
+/// A response that waits for the data plane.
+pub(crate) enum Held {
+    Child(Box<HeldChild>),
+    Delete(HeldDelete),
+}
+
+impl IkeSa {
+    /// Whether our DELETE for a pair is under way.
+    pub(crate) fn deletes(&self, child: ChildSaId) -> bool {
+        matches!(&self.in_flight, Some(InFlight { exchange: Exchange::DeleteChild(id), .. }) if *id == child)
+    }
+
+    /// Whether a CHILD SA is being made, rekeyed or closed by our request (RFC 7296 §2.25.2).
+    pub(crate) fn changes_children(&self) -> bool {
+        self.in_flight
+            .as_ref()
+            .is_some_and(|in_flight| match in_flight.exchange {
+                Exchange::CreateChild(_) | Exchange::DeleteChild(_) | Exchange::DeleteUnused => true,
+                Exchange::Confirm(_) | Exchange::DeleteIke | Exchange::Liveness | Exchange::RekeyIke(_) => {
+                    false
+                }
+            })
+    }
+
+    /// Whether the IKE SA is being rekeyed by our request.
+    pub(crate) fn rekeys(&self) -> bool {
+        matches!(
+            &self.in_flight,
+            Some(InFlight {
+                exchange: Exchange::RekeyIke(_),
+                ..
+            })
+        )
+    }
+}
+
+impl Endpoint {
+    /// Puts a request into the queue of an IKE SA, once.
+    pub(crate) fn enqueue(&mut self, id: IkeSaId, task: Task) {
+        if let Some(sa) = self.sas.get_mut(&id)
+            && sa.standing != Standing::Closed
+            && !sa.queue.contains(&task)
+        {
+            sa.queue.push_back(task);
+        }
+    }
+
+    /// Takes the requests about a pair out of the queue.
+    pub(crate) fn dequeue_child(&mut self, ike: IkeSaId, child: ChildSaId) {
+        if let Some(sa) = self.sas.get_mut(&ike) {
+            sa.queue
+                .retain(|task| *task != Task::DeleteChild(child) && *task != Task::RekeyChild(child));
+        }
+    }
+
+    /// Begins the next request of an IKE SA when none is under way.
+    pub(crate) fn pump(&mut self, id: IkeSaId) {
+        while let Some(task) = self.next_task(id) {
+            match task {
+                Task::Confirm(replaced) => self.request_empty(id, Exchange::Confirm(replaced)),
+                Task::CreateChild(child) => self.request_child(id, child),
+                Task::DeleteChild(child) => self.request_delete_child(id, child),
+                Task::DeleteIke => self.request_delete_ike(id),
+                Task::DeleteUnused(spi) => self.request_delete_spi(id, spi),
+                Task::Liveness => self.request_empty(id, Exchange::Liveness),
+                Task::RekeyChild(child) => self.request_child_rekey(id, child),
+                Task::RekeyIke => self.request_ike_rekey(id),
+            }
+        }
+    }
+
+    fn next_task(&mut self, id: IkeSaId) -> Option<Task> {
+        let sa = self.sas.get_mut(&id)?;
+        if sa.in_flight.is_some() || sa.standing == Standing::Closed {
+            return None;
+        }
+        let position = runnable(&sa.queue, sa)?;
+        sa.queue.remove(position)
+    }
+}
+
+/// The first task that may begin now. An empty message says that our inbound halves stand, so it waits for them; a
+/// rekey of the IKE SA waits for all that is about to change its children.
+fn runnable(queue: &VecDeque<Task>, sa: &IkeSa) -> Option<usize> {
+    queue.iter().position(|task| match task {
+        Task::Confirm(_) | Task::Liveness => sa.installing.is_empty(),
+        Task::RekeyIke => sa.held.is_none() && sa.installing.is_empty(),
+        Task::CreateChild(_)
+        | Task::DeleteChild(_)
+        | Task::DeleteIke
+        | Task::DeleteUnused(_)
+        | Task::RekeyChild(_) => true,
+    })
+}

@@ -1,0 +1,215 @@
+//! From a datagram to the exchange that it belongs to. Nothing changes before the integrity check has passed, but for
+//! IKE_SA_INIT, which is bounded.
+
+use super::Exchange;
+use crate::crypto::{IntegrityChecked, Opened};
+use crate::endpoint::Endpoint;
+use crate::output::{AnswerReason, Disposition, DropReason};
+use crate::sa::{SpiOwner, Standing};
+use crate::types::{IkeSaId, IkeSpi, Path};
+use crate::wire::{
+    Body, DecodeError, ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, Payloads, Role,
+    Version,
+};
+
+impl Endpoint {
+    pub(crate) fn receive(&mut self, path: Path, datagram: &mut [u8]) -> Disposition {
+        let Ok(message) = Message::parse(datagram) else {
+            return Disposition::Dropped(DropReason::Malformed);
+        };
+        let header = message.header;
+        if header.version.major() != 2 {
+            return self.other_version(path, &header);
+        }
+        let Ok(body) = message.body() else {
+            return Disposition::Dropped(DropReason::Malformed);
+        };
+        if header.exchange == ExchangeType::IKE_SA_INIT {
+            let Body::Plain(payloads) = body else {
+                return Disposition::Dropped(DropReason::Malformed);
+            };
+            return if header.flags.is_response() {
+                self.receive_init_response(path, &header, &payloads, datagram)
+            } else {
+                self.receive_init_request(path, &header, &payloads, datagram)
+            };
+        }
+        let ours = match header.flags.sender() {
+            Role::Initiator => header.responder_spi,
+            Role::Responder => Some(header.initiator_spi),
+        };
+        let Some(owner) = ours.and_then(|spi| self.by_spi.get(&spi).copied()) else {
+            return Disposition::Dropped(DropReason::UnknownSpi);
+        };
+        // In clear or in fragments that were never agreed on: a live SA does not care (RFC 7296 §2.21.4).
+        let Body::Protected(envelope) = body else {
+            return Disposition::Dropped(DropReason::BadIntegrity);
+        };
+        match owner {
+            SpiOwner::Established(id) => {
+                let Some(sa) = self.sas.get(&id) else {
+                    return Disposition::Dropped(DropReason::UnknownSpi);
+                };
+                let spis = (header.initiator_spi, header.responder_spi);
+                if spis != (sa.spi_i, Some(sa.spi_r))
+                    || header.flags.sender() != sa.role.peer()
+                    || (path.local.ip(), path.remote.ip()) != (sa.path.local.ip(), sa.path.remote.ip())
+                {
+                    return Disposition::Dropped(DropReason::UnknownSpi);
+                }
+                match sa.opener.open(self.provider, datagram, envelope) {
+                    Ok(opened) => self.receive_opened(id, path, opened),
+                    Err(_) => Disposition::Dropped(DropReason::BadIntegrity),
+                }
+            }
+            SpiOwner::HalfOpen(id) => self.receive_auth_request(id, path, &header, datagram, envelope),
+            SpiOwner::Initiating(id) => self.receive_auth_response(id, path, &header, datagram, envelope),
+        }
+    }
+
+    /// A message of an established SA whose integrity is proven.
+    fn receive_opened(&mut self, id: IkeSaId, path: Path, opened: IntegrityChecked<Opened>) -> Disposition {
+        let Opened { header, payloads } = opened.into_inner();
+        let Some(sa) = self.sas.get_mut(&id) else {
+            return Disposition::Dropped(DropReason::UnknownSpi);
+        };
+        let number = header.message_id.0;
+        if header.flags.is_response() {
+            if sa
+                .in_flight
+                .as_ref()
+                .is_none_or(|in_flight| in_flight.id != number)
+            {
+                return Disposition::Dropped(DropReason::Unexpected);
+            }
+            self.sign_of_life(id, path);
+            self.receive_response(id, payloads);
+            return Disposition::Accepted;
+        }
+        if sa.expected.checked_sub(1) == Some(number) {
+            return self.repeat(id, number, path);
+        }
+        if number != sa.expected || sa.standing == Standing::Closed {
+            return Disposition::Dropped(DropReason::OutsideWindow);
+        }
+        let Some(next) = number.checked_add(1) else {
+            return Disposition::Dropped(DropReason::OutsideWindow);
+        };
+        sa.expected = next;
+        self.sign_of_life(id, path);
+        match payloads {
+            Ok(payloads) => self.receive_request(id, header.exchange, number, &payloads),
+            Err(error) => self.respond(id, header.exchange, number, &[malformed(&error)]),
+        }
+        Disposition::Accepted
+    }
+
+    /// A request came again: the response goes again (RFC 7296 §2.1), where it has been made.
+    fn repeat(&mut self, id: IkeSaId, number: u32, path: Path) -> Disposition {
+        match self.sas.get(&id).and_then(|sa| sa.cached.clone()) {
+            Some((cached, datagram)) if cached == number => {
+                self.transmit(path, datagram);
+                Disposition::Answered(AnswerReason::Repeated)
+            }
+            _ => Disposition::Dropped(DropReason::OutsideWindow),
+        }
+    }
+
+    /// A fresh authenticated message: the peer lives, and behind a NAT it is where the message came from
+    /// (RFC 7296 §2.23).
+    fn sign_of_life(&mut self, id: IkeSaId, path: Path) {
+        let now = self.now.mono;
+        if let Some(sa) = self.sas.get_mut(&id) {
+            sa.last_seen = now;
+            if sa.encapsulated {
+                sa.path = path;
+            }
+        }
+    }
+
+    fn receive_request(&mut self, id: IkeSaId, kind: ExchangeType, number: u32, payloads: &Payloads) {
+        match kind {
+            ExchangeType::CREATE_CHILD_SA => self.receive_create_child(id, number, payloads),
+            ExchangeType::INFORMATIONAL => self.receive_informational(id, number, payloads),
+            _ => {
+                let refused = Payload::Notify(Notify::new(NotifyType::INVALID_SYNTAX));
+                self.respond(id, kind, number, &[refused]);
+            }
+        }
+    }
+
+    fn receive_response(&mut self, id: IkeSaId, payloads: Result<Payloads, DecodeError>) {
+        let Some(in_flight) = self.sas.get_mut(&id).and_then(|sa| sa.in_flight.take()) else {
+            return;
+        };
+        self.timers.cancel(crate::timer::Timer::Retransmit(id));
+        // A response that does not parse is one that says nothing.
+        let payloads = payloads.unwrap_or_default();
+        match in_flight.exchange {
+            Exchange::Confirm(replaced) => self.confirmed(replaced),
+            Exchange::CreateChild(request) => self.child_response(id, *request, &payloads),
+            Exchange::DeleteChild(child) => self.child_deleted(child),
+            Exchange::DeleteIke => self.ike_deleted(id),
+            Exchange::DeleteUnused | Exchange::Liveness => {}
+            Exchange::RekeyIke(request) => self.ike_rekey_response(id, *request, &payloads),
+        }
+        self.pump(id);
+    }
+
+    /// Another major version: told so to a configured peer that begins, and ignored otherwise (RFC 7296 §2.5).
+    fn other_version(&mut self, path: Path, header: &Header) -> Disposition {
+        let known = self.by_address.contains_key(&(path.local.ip(), path.remote.ip()));
+        let begins = header.exchange == ExchangeType::IKE_SA_INIT
+            && !header.flags.is_response()
+            && header.responder_spi.is_none();
+        if !known || !begins || header.version.major() < 2 {
+            return Disposition::Dropped(DropReason::Malformed);
+        }
+        self.answer_stateless(
+            path,
+            header,
+            Notify::new(NotifyType::INVALID_MAJOR_VERSION),
+            AnswerReason::InvalidMajorVersion,
+        )
+    }
+
+    /// An answer without any state for the sender, no longer than what it sent.
+    pub(crate) fn answer_stateless(
+        &mut self,
+        path: Path,
+        request: &Header,
+        notify: Notify,
+        reason: AnswerReason,
+    ) -> Disposition {
+        let header = Header {
+            initiator_spi: request.initiator_spi,
+            responder_spi: None,
+            version: Version::V2_0,
+            exchange: ExchangeType::IKE_SA_INIT,
+            flags: Flags::response(Role::Responder),
+            message_id: request.message_id,
+        };
+        match crate::wire::encode(&header, &[Payload::Notify(notify)]) {
+            Ok(datagram) => {
+                self.transmit(path, datagram);
+                Disposition::Answered(reason)
+            }
+            Err(_) => Disposition::Dropped(DropReason::Malformed),
+        }
+    }
+
+    /// An IKE SPI of ours is free again.
+    pub(crate) fn release_spi(&mut self, spi: IkeSpi, owner: SpiOwner) {
+        if self.by_spi.get(&spi) == Some(&owner) {
+            self.by_spi.remove(&spi);
+        }
+    }
+}
+
+/// What a request that authenticates but does not parse is answered with (RFC 7296 §2.5, §2.21.2).
+pub(crate) fn malformed(error: &DecodeError) -> Payload {
+    Payload::Notify(match error.unsupported_critical() {
+        Some(kind) => Notify::unsupported_critical(kind),
+        None => Notify::new(NotifyType::INVALID_SYNTAX),
+    })
+}

@@ -1,0 +1,316 @@
+//! The end of an IKE SA: by our DELETE, by the peer's, or without a word.
+
+use super::{SpiOwner, Standing};
+use crate::child::{Half, Leave, ORPHAN_GRACE, Stage};
+use crate::config::LivenessAction;
+use crate::endpoint::Endpoint;
+use crate::exchange::{Exchange, InFlight, Task};
+use crate::output::{CloseReason, Event, Failure};
+use crate::peer::Negotiation;
+use crate::timer::Timer;
+use crate::types::{ChildId, ChildSaId, IkeSaId, PeerId};
+use crate::wire::Role;
+
+impl Endpoint {
+    /// Ends an IKE SA with a DELETE. Its children lose their outbound halves first, so that nothing is sent to an end
+    /// that has removed them.
+    pub(crate) fn close_with_delete(&mut self, id: IkeSaId, reason: CloseReason) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        if matches!(sa.standing, Standing::Closing(_) | Standing::Closed) {
+            return;
+        }
+        sa.standing = Standing::Closing(reason);
+        sa.queue.clear();
+        let children: Vec<ChildSaId> = sa.children.iter().copied().collect();
+        for timer in [
+            Timer::IkeSoft(id),
+            Timer::IkeHard(id),
+            Timer::Liveness(id),
+            Timer::IkeLinger(id),
+        ] {
+            self.timers.cancel(timer);
+        }
+        for child in children {
+            self.retire(child, Leave::WithIke, reason);
+        }
+        self.close_when_ready(id);
+    }
+
+    /// Sends the DELETE of an IKE SA as soon as no child of it can send.
+    pub(crate) fn close_when_ready(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get(&id) else { return };
+        let deleting = matches!(
+            &sa.in_flight,
+            Some(InFlight {
+                exchange: Exchange::DeleteIke,
+                ..
+            })
+        );
+        let sending = sa
+            .children
+            .iter()
+            .filter_map(|child| self.children.get(child))
+            .any(|child| !matches!(child.outbound_half, Half::Gone | Half::Planned(_)));
+        if matches!(sa.standing, Standing::Closing(_)) && !deleting && !sending {
+            self.enqueue(id, Task::DeleteIke);
+            self.pump(id);
+        }
+    }
+
+    /// The peer has answered our DELETE.
+    pub(crate) fn ike_deleted(&mut self, id: IkeSaId) {
+        if let Some(Standing::Closing(reason)) = self.sas.get(&id).map(|sa| sa.standing) {
+            self.close(id, reason);
+        }
+    }
+
+    /// The peer has deleted the SA and our answer is on its way: it may have to be repeated.
+    pub(crate) fn close_by_peer(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        let reason = match sa.standing {
+            Standing::Closing(reason) => reason,
+            Standing::Redundant => CloseReason::Redundant,
+            Standing::Replaced => CloseReason::Replaced,
+            Standing::Closed | Standing::Current => CloseReason::Remote,
+        };
+        sa.standing = Standing::Closed;
+        self.wind_up(id, reason);
+        self.set_timer(Timer::IkeLinger(id), crate::child::DELETE_GRACE);
+    }
+
+    /// The SA is gone; nobody is told.
+    pub(crate) fn close(&mut self, id: IkeSaId, reason: CloseReason) {
+        self.wind_up(id, reason);
+        let Some(sa) = self.sas.remove(&id) else { return };
+        self.timers.cancel(Timer::IkeLinger(id));
+        for spi in [sa.spi_i, sa.spi_r] {
+            self.release_spi(spi, SpiOwner::Established(id));
+        }
+    }
+
+    /// Everything that hangs on an SA but the record itself ends.
+    fn wind_up(&mut self, id: IkeSaId, reason: CloseReason) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        let peer_id = sa.peer;
+        let (in_flight, queue) = (sa.in_flight.take(), std::mem::take(&mut sa.queue));
+        sa.held = None;
+        let announced = std::mem::take(&mut sa.announced);
+        let children = std::mem::take(&mut sa.children);
+        sa.installing.clear();
+        for timer in [
+            Timer::Retransmit(id),
+            Timer::IkeSoft(id),
+            Timer::IkeHard(id),
+            Timer::Liveness(id),
+        ] {
+            self.timers.cancel(timer);
+        }
+        if let Some(Exchange::CreateChild(request)) = in_flight.map(|in_flight| in_flight.exchange) {
+            self.reserved.remove(&request.spi);
+            self.negotiation_is_over(peer_id, request.child);
+        }
+        for task in queue {
+            if let Task::CreateChild(child) = task {
+                self.negotiation_is_over(peer_id, child);
+            }
+        }
+        for child in children {
+            self.detach(child, reason);
+        }
+        let mut was_current = false;
+        if let Some(peer) = self.peers.get_mut(&peer_id) {
+            was_current = peer.current == Some(id);
+            for place in [&mut peer.current, &mut peer.replacing, &mut peer.redundant] {
+                if *place == Some(id) {
+                    *place = None;
+                }
+            }
+        }
+        if announced {
+            self.event(Event::IkeClosed {
+                peer: peer_id,
+                ike_sa: id,
+                reason,
+            });
+        }
+        if was_current {
+            self.after_loss(peer_id, reason);
+        }
+    }
+
+    /// A child ends together with its IKE SA.
+    fn detach(&mut self, id: ChildSaId, reason: CloseReason) {
+        let Some(child) = self.children.get_mut(&id) else {
+            return;
+        };
+        child.ike = None;
+        let reason = match child.stage {
+            Stage::Leaving(_, reason) => reason,
+            Stage::Inbound | Stage::AwaitSign | Stage::Active | Stage::Redundant | Stage::Lingering => reason,
+        };
+        if let Stage::Leaving(leave, _) = &mut child.stage {
+            *leave = Leave::Linger;
+        }
+        self.retire(id, Leave::Linger, reason);
+    }
+
+    /// The children of a lost IKE SA stay until each is replaced, or for a grace time (decision 20).
+    pub(crate) fn orphan_children(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        let children = std::mem::take(&mut sa.children);
+        for child_id in children {
+            let Some(child) = self.children.get_mut(&child_id) else {
+                continue;
+            };
+            child.ike = None;
+            match child.stage {
+                Stage::Active | Stage::AwaitSign | Stage::Inbound => {
+                    self.timers.cancel(Timer::ChildSoft(child_id));
+                    self.set_timer(Timer::ChildLinger(child_id), ORPHAN_GRACE);
+                }
+                Stage::Leaving(..) | Stage::Redundant => self.detach(child_id, CloseReason::Unreachable),
+                Stage::Lingering => {}
+            }
+        }
+    }
+
+    /// The peer does not answer: the IKE SA is forgotten.
+    pub(crate) fn unreachable(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get(&id) else { return };
+        let (peer, current) = (sa.peer, sa.standing == Standing::Current);
+        if current {
+            self.event(Event::Failed {
+                peer,
+                child: None,
+                failure: Failure::Unreachable,
+                detail: "the peer does not answer; its IKE SA is forgotten".to_owned(),
+                retry_in: None,
+            });
+        }
+        self.orphan_children(id);
+        self.close(id, CloseReason::Unreachable);
+    }
+
+    /// The SA that a peer had is gone: when does the next one begin?
+    fn after_loss(&mut self, peer_id: PeerId, reason: CloseReason) {
+        let Some(peer) = self.peers.get(&peer_id) else {
+            return;
+        };
+        if peer.current.is_some() || peer.initiating.is_some() {
+            return;
+        }
+        match reason {
+            CloseReason::Unreachable => {
+                if peer.config.liveness.action == LivenessAction::Restart {
+                    self.start(peer_id);
+                }
+            }
+            CloseReason::Expired | CloseReason::Local => self.drive_peer(peer_id),
+            CloseReason::DataPlane | CloseReason::Redundant | CloseReason::Remote | CloseReason::Replaced => {
+                self.promote_redundant(peer_id);
+                self.start_after_failure(peer_id);
+            }
+        }
+    }
+
+    fn negotiation_is_over(&mut self, peer: PeerId, child: ChildId) {
+        let slot = self
+            .peers
+            .get_mut(&peer)
+            .and_then(|peer| peer.slots.get_mut(&child));
+        if let Some(slot) = slot
+            && slot.negotiation == Negotiation::UnderWay
+        {
+            slot.negotiation = Negotiation::Idle;
+        }
+    }
+
+    /// The old SA that was to be replaced by a wholly new one goes when the new one has all children.
+    pub(crate) fn finish_replacement(&mut self, peer_id: PeerId) {
+        let Some(peer) = self.peers.get(&peer_id) else {
+            return;
+        };
+        let (Some(current), Some(old)) = (peer.current, peer.replacing) else {
+            return;
+        };
+        let complete = peer.slots.values().filter(|slot| slot.wanted).all(|slot| {
+            self.serves(slot, current)
+                && slot
+                    .current
+                    .and_then(|pair| self.children.get(&pair))
+                    .is_some_and(|pair| matches!(pair.outbound_half, Half::Installed))
+        });
+        if complete && current != old {
+            self.close_with_delete(old, CloseReason::Replaced);
+        }
+    }
+
+    /// An IKE SA that lingers for the peer's sake goes.
+    pub(crate) fn ike_linger_is_over(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get(&id) else { return };
+        let peer = sa.peer;
+        match sa.standing {
+            Standing::Closed => self.close(id, CloseReason::Remote),
+            Standing::Redundant => {
+                self.promote_redundant(peer);
+                self.close_if_redundant(id);
+            }
+            Standing::Replaced => self.close_with_delete(id, CloseReason::Replaced),
+            Standing::Closing(_) | Standing::Current => {}
+        }
+    }
+
+    fn close_if_redundant(&mut self, id: IkeSaId) {
+        if self
+            .sas
+            .get(&id)
+            .is_some_and(|sa| sa.standing == Standing::Redundant)
+        {
+            self.close_with_delete(id, CloseReason::Redundant);
+        }
+    }
+
+    /// The hard lifetime: the SA ends at both ends, and a new one begins.
+    pub(crate) fn ike_expired(&mut self, id: IkeSaId) {
+        self.close_with_delete(id, CloseReason::Expired);
+    }
+
+    /// The children, and what is left to do, go over to the SA that a rekey made (RFC 7296 §2.18).
+    pub(crate) fn inherit(&mut self, old: IkeSaId, new: IkeSaId) {
+        let Some(sa) = self.sas.get_mut(&old) else { return };
+        sa.standing = Standing::Replaced;
+        let peer_id = sa.peer;
+        let queue = std::mem::take(&mut sa.queue);
+        let children = std::mem::take(&mut sa.children);
+        let installing = std::mem::take(&mut sa.installing);
+        for timer in [Timer::IkeSoft(old), Timer::IkeHard(old), Timer::Liveness(old)] {
+            self.timers.cancel(timer);
+        }
+        for child in &children {
+            if let Some(child) = self.children.get_mut(child) {
+                child.ike = Some(new);
+            }
+        }
+        let Some(heir) = self.sas.get_mut(&new) else {
+            return;
+        };
+        heir.children.extend(children);
+        heir.installing.extend(installing);
+        heir.queue.extend(
+            queue
+                .into_iter()
+                .filter(|task| *task != Task::RekeyIke && *task != Task::Liveness),
+        );
+        let patience = heir.role == Role::Responder;
+        self.make_current(new, Some(old));
+        if let Some(peer) = self.peers.get_mut(&peer_id)
+            && peer.replacing == Some(old)
+        {
+            peer.replacing = Some(new);
+        }
+        if patience {
+            self.set_timer(Timer::IkeLinger(old), ORPHAN_GRACE);
+        }
+        self.pump(new);
+    }
+}

@@ -1,0 +1,110 @@
+//! The beginning of an IKE SA: its record, its timers, its place at the peer.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{IkeSa, Origin, SpiOwner, Standing};
+use crate::config::Identity;
+use crate::crypto::{Opener, Sealer, SkD};
+use crate::endpoint::Endpoint;
+use crate::output::Event;
+use crate::timer::Timer;
+use crate::types::{BootId, IkeSaId, IkeSpi, Path, PeerId};
+use crate::wire::{Nonce, Role};
+
+/// The soft lifetime of an IKE SA in percent of the hard one.
+const SOFT_PERCENT: (u32, u32) = (80, 92);
+
+/// What a new IKE SA is made of.
+pub(crate) struct NewSa<'a> {
+    pub(crate) id: IkeSaId,
+    pub(crate) peer: PeerId,
+    pub(crate) role: Role,
+    pub(crate) spi_i: IkeSpi,
+    pub(crate) spi_r: IkeSpi,
+    pub(crate) path: Path,
+    pub(crate) encapsulated: bool,
+    pub(crate) d: SkD,
+    pub(crate) sealer: Sealer,
+    pub(crate) opener: Opener,
+    pub(crate) next_request: u32,
+    pub(crate) expected: u32,
+    pub(crate) origin: Origin,
+    pub(crate) identity: Identity,
+    pub(crate) boot: Option<BootId>,
+    pub(crate) standing: Standing,
+    pub(crate) nonces: (&'a Nonce, &'a Nonce),
+}
+
+impl Endpoint {
+    /// Makes the record of an IKE SA. Its name is that of the exchange that made it.
+    pub(crate) fn establish(&mut self, new: NewSa<'_>) -> IkeSaId {
+        let id = new.id;
+        let our_spi = match new.role {
+            Role::Initiator => new.spi_i,
+            Role::Responder => new.spi_r,
+        };
+        let mut origin = new.origin;
+        if origin.established == IkeSaId(0) {
+            origin.established = IkeSaId(self.next_id());
+        }
+        let sa = IkeSa {
+            peer: new.peer,
+            role: new.role,
+            spi_i: new.spi_i,
+            spi_r: new.spi_r,
+            path: new.path,
+            encapsulated: new.encapsulated,
+            d: new.d,
+            sealer: new.sealer,
+            opener: new.opener,
+            next_request: new.next_request,
+            expected: new.expected,
+            cached: None,
+            held: None,
+            in_flight: None,
+            queue: VecDeque::new(),
+            standing: new.standing,
+            origin,
+            identity: new.identity,
+            boot: new.boot,
+            last_seen: self.now.mono,
+            children: BTreeSet::new(),
+            installing: BTreeSet::new(),
+            low_nonce: new.nonces.0.min(new.nonces.1).clone(),
+            announced: false,
+        };
+        self.by_spi.insert(our_spi, SpiOwner::Established(id));
+        self.sas.insert(id, sa);
+        if new.standing == Standing::Redundant
+            && let Some(peer) = self.peers.get_mut(&new.peer)
+        {
+            peer.redundant = Some(id);
+        }
+        id
+    }
+
+    /// From now on the SA is the one of its peer.
+    pub(crate) fn make_current(&mut self, id: IkeSaId, rekeyed: Option<IkeSaId>) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        sa.standing = Standing::Current;
+        sa.announced = true;
+        let (peer_id, initiator_spi, responder_spi) = (sa.peer, sa.spi_i, sa.spi_r);
+        let Some(peer) = self.peers.get_mut(&peer_id) else {
+            return;
+        };
+        peer.current = Some(id);
+        let (lifetime, liveness) = (peer.config.ike_lifetime, peer.config.liveness.interval);
+        self.timers.cancel(Timer::Start(peer_id));
+        let soft = self.jitter.percent(lifetime, SOFT_PERCENT.0, SOFT_PERCENT.1);
+        self.set_timer(Timer::IkeSoft(id), soft);
+        self.set_timer(Timer::IkeHard(id), lifetime);
+        self.set_timer(Timer::Liveness(id), liveness);
+        self.event(Event::IkeEstablished {
+            peer: peer_id,
+            ike_sa: id,
+            initiator_spi,
+            responder_spi,
+            replaces: rekeyed,
+        });
+    }
+}

@@ -1,0 +1,171 @@
+//! The life of an IKE SA: three types for its three ages, each owning exactly what that age needs.
+//!
+//! [`Initiating`] is our own initial exchange, [`HalfOpen`] one that a peer began and has not authenticated,
+//! [`IkeSa`] an SA whose peer has proven its identity.
+
+mod close;
+mod establish;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::config::Identity;
+use crate::crypto::{ActiveKeyExchange, IkeKeys, Opener, Sealer, SkD};
+use crate::exchange::{Held, InFlight, Task};
+use crate::output::{CloseReason, Failure};
+use crate::time::Instant;
+use crate::types::{BootId, ChildId, ChildSaId, EspSpi, IkeSaId, IkeSpi, Path, PeerId};
+use crate::wire::{Nonce, Role};
+
+pub(crate) use establish::NewSa;
+
+/// Whom an IKE SPI of ours belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SpiOwner {
+    Initiating(IkeSaId),
+    HalfOpen(IkeSaId),
+    Established(IkeSaId),
+}
+
+/// Our initial exchange with a peer. The offer stays open until one of the responses has authenticated: a forged
+/// IKE_SA_INIT response only adds a candidate.
+pub(crate) struct Initiating {
+    pub(crate) peer: PeerId,
+    pub(crate) spi: IkeSpi,
+    pub(crate) path: Path,
+    pub(crate) nonce: Nonce,
+    /// The newest is last; older ones differ in the key exchange method or the cookie.
+    pub(crate) offers: Vec<Offer>,
+    pub(crate) cookie: Option<Vec<u8>>,
+    /// How often COOKIE or INVALID_KE_PAYLOAD made us begin again.
+    pub(crate) restarts: u8,
+    pub(crate) candidates: Vec<Candidate>,
+    /// Transmissions so far.
+    pub(crate) attempts: u32,
+    /// A crossing exchange of the peer won: when this one succeeds its SA is deleted at once.
+    pub(crate) lost: bool,
+    /// The IKE SA that this one is to replace.
+    pub(crate) replaces: Option<IkeSaId>,
+    /// The child that IKE_AUTH negotiates, and our SPI for it.
+    pub(crate) child: Option<(ChildId, EspSpi)>,
+    /// Why the last response was refused, while others may still come.
+    pub(crate) refusal: Option<(Failure, String)>,
+}
+
+/// One IKE_SA_INIT request of ours.
+pub(crate) struct Offer {
+    pub(crate) key_exchange: Box<dyn ActiveKeyExchange>,
+    /// The datagram: what our AUTH covers.
+    pub(crate) request: Vec<u8>,
+}
+
+/// One response to an offer, with the IKE_AUTH request that answers it.
+pub(crate) struct Candidate {
+    pub(crate) spi_r: IkeSpi,
+    pub(crate) nonce_r: Nonce,
+    pub(crate) keys: IkeKeys,
+    /// The datagram: what the peer's AUTH covers.
+    pub(crate) response: Vec<u8>,
+    pub(crate) path: Path,
+    pub(crate) encapsulated: bool,
+    /// The sealed IKE_AUTH request.
+    pub(crate) request: Vec<u8>,
+}
+
+/// An exchange that a peer's address began; nothing of it is authenticated yet.
+pub(crate) struct HalfOpen {
+    pub(crate) peer: PeerId,
+    pub(crate) spi_i: IkeSpi,
+    pub(crate) spi_r: IkeSpi,
+    pub(crate) path: Path,
+    pub(crate) request: Vec<u8>,
+    pub(crate) response: Vec<u8>,
+    pub(crate) nonce_i: Nonce,
+    pub(crate) nonce_r: Nonce,
+    pub(crate) keys: IkeKeys,
+    pub(crate) encapsulated: bool,
+    pub(crate) outcome: HalfOpenOutcome,
+}
+
+/// Whether IKE_AUTH was refused.
+pub(crate) enum HalfOpenOutcome {
+    /// IKE_AUTH has not come.
+    Waiting,
+    /// It was refused; the answer is repeated on request.
+    Refused(Vec<u8>),
+}
+
+/// An IKE SA whose peer is authenticated.
+pub(crate) struct IkeSa {
+    pub(crate) peer: PeerId,
+    /// Ours in the exchange that made this SA: decides about flags, SPIs and keys (RFC 7296 §2.18).
+    pub(crate) role: Role,
+    pub(crate) spi_i: IkeSpi,
+    pub(crate) spi_r: IkeSpi,
+    pub(crate) path: Path,
+    pub(crate) encapsulated: bool,
+    pub(crate) d: SkD,
+    pub(crate) sealer: Sealer,
+    pub(crate) opener: Opener,
+    /// ID of our next request.
+    pub(crate) next_request: u32,
+    /// ID of the peer's next request.
+    pub(crate) expected: u32,
+    /// Our last response (RFC 7296 §2.1).
+    pub(crate) cached: Option<(u32, Vec<u8>)>,
+    /// The response that waits for the data plane.
+    pub(crate) held: Option<Held>,
+    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) queue: VecDeque<Task>,
+    pub(crate) standing: Standing,
+    pub(crate) origin: Origin,
+    /// Who the peer proved to be.
+    pub(crate) identity: Identity,
+    /// The peer's boot. Only a peer of our kind has one.
+    pub(crate) boot: Option<BootId>,
+    pub(crate) last_seen: Instant,
+    pub(crate) children: BTreeSet<ChildSaId>,
+    /// Children of which we are the initiator and whose inbound half is not confirmed by the data plane.
+    pub(crate) installing: BTreeSet<ChildSaId>,
+    /// The lower nonce of the exchange that made this SA (RFC 7296 §2.8.2).
+    pub(crate) low_nonce: Nonce,
+    /// Told to the driver as established.
+    pub(crate) announced: bool,
+}
+
+/// What an IKE SA is to its peer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The one that is used.
+    Current,
+    /// The redundant one of a collision; the peer deletes it.
+    Redundant,
+    /// A newer SA has its children; whoever made that one deletes this one.
+    Replaced,
+    /// On its way out by our DELETE; its children lose their outbound halves first.
+    Closing(CloseReason),
+    /// The peer deleted it; the answer is repeated on request.
+    Closed,
+}
+
+/// Where an IKE SA, or the one it was rekeyed from, comes from: what crossing initial exchanges are judged by.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// By our IKE_SA_INIT request.
+    pub(crate) ours: bool,
+    /// The initiator's nonce of IKE_SA_INIT: both ends know it.
+    pub(crate) nonce: Nonce,
+    /// SAs whose IKE_SA_INIT came before this moment crossed it.
+    pub(crate) established: IkeSaId,
+}
+
+impl IkeSa {
+    /// Whether the peer is of our kind: it sends a confirmation when its inbound half stands.
+    pub(crate) fn confirms(&self) -> bool {
+        self.boot.is_some()
+    }
+
+    /// Whether requests for CHILD SAs are welcome.
+    pub(crate) fn is_current(&self) -> bool {
+        self.standing == Standing::Current
+    }
+}
