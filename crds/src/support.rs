@@ -1,0 +1,303 @@
+//! Which fields ask for behaviour that is not live yet. They are refused by a condition instead of being ignored.
+
+use std::fmt;
+
+use crate::{
+    authority::{AuthorityType, Delivery, IPsecAuthoritySpec},
+    suite::{
+        AdditionalKeyExchange, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchange, Prf, Suite,
+    },
+    tunnel::{AuthType, IPsecTunnelSpec, Mode, Protocol, RemoteType, TrafficType},
+};
+
+/// A field whose value is not live yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Path of the field.
+    pub field: String,
+    /// Its value.
+    pub value: String,
+    /// What works today.
+    pub works_today: &'static str,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} is not supported yet; today works: {}",
+            self.field, self.value, self.works_today
+        )
+    }
+}
+
+/// The fields of a tunnel that ask for behaviour that is not live yet.
+pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    let mut check = |wrong: bool, field: &str, value: String, works_today| {
+        if wrong {
+            found.push(Unsupported {
+                field: field.to_owned(),
+                value,
+                works_today,
+            });
+        }
+    };
+    check(
+        spec.remote.type_ != RemoteType::Nodes,
+        "spec.remote.type",
+        format!("{:?}", spec.remote.type_),
+        "Nodes",
+    );
+    check(
+        spec.traffic.type_ != TrafficType::Overlay,
+        "spec.traffic.type",
+        format!("{:?}", spec.traffic.type_),
+        "Overlay",
+    );
+    check(
+        !spec.traffic.bypass.is_empty(),
+        "spec.traffic.bypass",
+        format!("{} entries", spec.traffic.bypass.len()),
+        "no entry",
+    );
+    check(
+        spec.mode != Mode::Transport,
+        "spec.mode",
+        format!("{:?}", spec.mode),
+        "Transport",
+    );
+    check(
+        spec.protocol != Protocol::Esp,
+        "spec.protocol",
+        "AH".to_owned(),
+        "ESP",
+    );
+    check(
+        spec.auth.type_ != AuthType::Certificate,
+        "spec.auth.type",
+        "PSK".to_owned(),
+        "Certificate",
+    );
+    let bundle = spec
+        .auth
+        .certificate
+        .as_ref()
+        .and_then(|c| c.trust_bundle_ref.as_ref());
+    check(
+        bundle.is_some(),
+        "spec.auth.certificate.trustBundleRef",
+        bundle
+            .map(|b| format!("{}/{}", b.name, b.key))
+            .unwrap_or_default(),
+        "no trust bundle: the authority's own roots",
+    );
+    let suite = spec.suite.unwrap_or_default();
+    check(
+        suite == Suite::Cnsa2,
+        "spec.suite",
+        suite.as_str().to_owned(),
+        "Default, FIPS",
+    );
+    for (index, proposal) in spec.ike.proposals.iter().enumerate() {
+        ike_proposal(&format!("spec.ike.proposals[{index}]"), proposal, &mut found);
+    }
+    for (index, proposal) in spec.child_sa.proposals.iter().enumerate() {
+        child_proposal(&format!("spec.childSA.proposals[{index}]"), proposal, &mut found);
+    }
+    found
+}
+
+/// The fields of an authority that ask for behaviour that is not live yet.
+pub fn unsupported_authority_fields(spec: &IPsecAuthoritySpec) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    let mut check = |wrong: bool, field: &str, value: String, works_today| {
+        if wrong {
+            found.push(Unsupported {
+                field: field.to_owned(),
+                value,
+                works_today,
+            });
+        }
+    };
+    check(
+        spec.type_ != AuthorityType::SelfSigned,
+        "spec.type",
+        format!("{:?}", spec.type_),
+        "SelfSigned",
+    );
+    check(
+        spec.rotation.generation != 0,
+        "spec.rotation.generation",
+        spec.rotation.generation.to_string(),
+        "0",
+    );
+    let delivery = spec.node_certificate.delivery;
+    check(
+        delivery != Delivery::Csr,
+        "spec.nodeCertificate.delivery",
+        format!("{delivery:?}"),
+        "CSR",
+    );
+    found
+}
+
+fn ike_proposal(field: &str, proposal: &IkeProposal, found: &mut Vec<Unsupported>) {
+    none_live(
+        found,
+        field,
+        "encryption",
+        &proposal.encryption,
+        live_cipher,
+        CIPHERS,
+    );
+    none_live(
+        found,
+        field,
+        "integrity",
+        &proposal.integrity,
+        |_: Integrity| false,
+        "none, with AES-GCM",
+    );
+    let prf = |prf| matches!(prf, Prf::HmacSha2With256 | Prf::HmacSha2With384);
+    none_live(
+        found,
+        field,
+        "prf",
+        &proposal.prf,
+        prf,
+        "HMAC-SHA2-256, HMAC-SHA2-384",
+    );
+    none_live(
+        found,
+        field,
+        "keyExchange",
+        &proposal.key_exchange,
+        live_group,
+        GROUPS,
+    );
+    let more = &proposal.additional_key_exchange;
+    none_live(
+        found,
+        field,
+        "additionalKeyExchange",
+        more,
+        |_: AdditionalKeyExchange| false,
+        "none",
+    );
+}
+
+fn child_proposal(field: &str, proposal: &ChildProposal, found: &mut Vec<Unsupported>) {
+    none_live(
+        found,
+        field,
+        "encryption",
+        &proposal.encryption,
+        live_cipher,
+        CIPHERS,
+    );
+    none_live(
+        found,
+        field,
+        "integrity",
+        &proposal.integrity,
+        |_: Integrity| false,
+        "none, with AES-GCM",
+    );
+    none_live(
+        found,
+        field,
+        "keyExchange",
+        &proposal.key_exchange,
+        live_group,
+        GROUPS,
+    );
+    let more = &proposal.additional_key_exchange;
+    none_live(
+        found,
+        field,
+        "additionalKeyExchange",
+        more,
+        |_: AdditionalKeyExchange| false,
+        "none",
+    );
+}
+
+/// A list of choices is in order as long as one of them is live: the engine does not offer the others.
+fn none_live<T: Copy + fmt::Display>(
+    found: &mut Vec<Unsupported>,
+    proposal: &str,
+    name: &str,
+    choices: &[T],
+    live: impl Fn(T) -> bool,
+    works_today: &'static str,
+) {
+    if choices.is_empty() || choices.iter().any(|choice| live(*choice)) {
+        return;
+    }
+    let value = choices
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    found.push(Unsupported {
+        field: format!("{proposal}.{name}"),
+        value,
+        works_today,
+    });
+}
+
+fn live_cipher(cipher: Encryption) -> bool {
+    matches!(cipher, Encryption::AesGcm16With128 | Encryption::AesGcm16With256)
+}
+
+fn live_group(group: KeyExchange) -> bool {
+    matches!(group, KeyExchange::X25519 | KeyExchange::Ecp256)
+}
+
+const CIPHERS: &str = "AES-GCM-16-128, AES-GCM-16-256";
+const GROUPS: &str = "X25519, ECP-256";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::Auth;
+
+    #[test]
+    fn defaults_are_live() {
+        assert!(unsupported_fields(&IPsecTunnelSpec::default()).is_empty());
+        assert!(unsupported_authority_fields(&IPsecAuthoritySpec::default()).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_live_is_named_with_value_and_alternative() {
+        let mut spec = IPsecTunnelSpec {
+            mode: Mode::Tunnel,
+            protocol: Protocol::Ah,
+            ..IPsecTunnelSpec::default()
+        };
+        spec.auth = Auth {
+            type_: AuthType::Psk,
+            ..Auth::default()
+        };
+        spec.ike.proposals = Suite::Cnsa2.ike();
+        spec.suite = Some(Suite::Cnsa2);
+        let found = unsupported_fields(&spec);
+        let fields: Vec<&str> = found.iter().map(|one| one.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "spec.mode",
+                "spec.protocol",
+                "spec.auth.type",
+                "spec.suite",
+                "spec.ike.proposals[0].keyExchange",
+                "spec.ike.proposals[0].additionalKeyExchange"
+            ]
+        );
+        assert_eq!(
+            found[1].to_string(),
+            "spec.protocol: AH is not supported yet; today works: ESP"
+        );
+    }
+}
