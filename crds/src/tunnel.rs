@@ -54,7 +54,6 @@ use crate::{
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 63")
         .message("metadata.name must be at most 63 characters")
-        .field_path(".metadata.name")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
