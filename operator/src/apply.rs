@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The API server refused or did not answer.
-    #[error("{action} {kind} {name}: {source}")]
+    #[error("cannot {action} {kind} {name}: {}", cause(source))]
     Api {
         /// The verb, for a person.
         action: &'static str,
@@ -109,6 +109,11 @@ impl Writer<'_> {
         let result = api.patch(&name, &params(), &Patch::Apply(&body)).await;
         result.map_err(Error::api::<K>("set the finalizer of", &name))
     }
+}
+
+/// What the API server says, without the debug form of its whole answer.
+fn cause(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error { status.message.clone() } else { error.to_string() }
 }
 
 fn params() -> PatchParams {

@@ -82,7 +82,7 @@ fn waiting(tunnel: &IPsecTunnel, agents: &[IPsecNode]) -> Option<(String, (Optio
     let (generation, phase) = view::rollout(tunnel)?;
     let name = tunnel.name_any();
     let holds = |agent: &&IPsecNode| match view::echo(agent, &name) {
-        Some(echo) => echo.phase != Phase::Removing || echo.generation != generation,
+        Some(echo) => echo.phase != phase || echo.generation != generation,
         None => false,
     };
     let holders: Vec<String> = agents.iter().filter(holds).map(|agent| agent.name_any()).collect();
@@ -143,7 +143,7 @@ mod tests {
         let found = BTreeMap::from_iter(waiting(&tunnel(Some("Removing")), &agents));
         assert_eq!(describe(&found), "mesh: Removing, waiting for b");
         assert_eq!(waiting(&tunnel(Some("Removing")), &agents[..1]), None);
-        let found = BTreeMap::from_iter(waiting(&tunnel(Some("Draining")), &agents[..1]));
-        assert_eq!(describe(&found), "mesh: Draining, waiting for a");
+        let found = BTreeMap::from_iter(waiting(&tunnel(Some("Draining")), &agents[1..]));
+        assert_eq!(describe(&found), "mesh: Draining, waiting for b");
     }
 }

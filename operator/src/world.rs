@@ -300,7 +300,7 @@ where
 {
     let open = |guard: DeserializeGuard<K>| match guard.0 {
         Ok(mut object) => {
-            object.managed_fields_mut().clear();
+            object.meta_mut().managed_fields = None;
             Some(object)
         }
         Err(error) => {
