@@ -15,7 +15,7 @@ use crate::output::{
     Command, CommandError, Disposition, Effect, EffectAction, EffectOutcome, Event, Transmit, TransmitBuffer,
 };
 use crate::peer::Peer;
-use crate::sa::{IkeSa, Initiating, SpiOwner};
+use crate::sa::{IkeSa, Initiating, SpiOwner, Standing};
 use crate::time::{Instant, Now, TimerReason};
 use crate::timer::{Timer, Timers};
 use crate::types::{ChildSaId, EffectId, EspSpi, IkeSaId, IkeSpi, Path, PeerId};
@@ -181,7 +181,16 @@ impl Endpoint {
             peers: self.peers.len(),
             initiating: self.initiating.len(),
             half_open: self.half_open.len(),
-            ike_sas: self.sas.len(),
+            ike_sas: self
+                .sas
+                .values()
+                .filter(|sa| sa.standing != Standing::Closed)
+                .count(),
+            deleted_ike_sas: self
+                .sas
+                .values()
+                .filter(|sa| sa.standing == Standing::Closed)
+                .count(),
             child_sas: self.children.len(),
             effects: self.effects.len(),
         }
@@ -262,6 +271,8 @@ pub struct Counts {
     pub half_open: usize,
     /// IKE SAs whose peer is authenticated, including those on their way out.
     pub ike_sas: usize,
+    /// IKE SAs that the peer has deleted, and whose answer may have to be repeated.
+    pub deleted_ike_sas: usize,
     /// Pairs of CHILD SAs, including those on their way in or out.
     pub child_sas: usize,
     /// Effects without an answer.

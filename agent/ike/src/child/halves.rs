@@ -191,7 +191,6 @@ impl Endpoint {
         };
         let (ike, role, peer, name) = (child.ike, child.role, child.peer, child.child);
         self.data_plane_failure(peer, name, "inbound", reason);
-        self.release_predecessor(id);
         if let Some(sa) = ike.and_then(|ike| self.sas.get_mut(&ike)) {
             sa.installing.remove(&id);
         }
@@ -216,7 +215,6 @@ impl Endpoint {
         };
         let (peer, name) = (child.peer, child.child);
         self.data_plane_failure(peer, name, "outbound", reason);
-        self.release_predecessor(id);
         self.retire(id, Leave::Delete, CloseReason::DataPlane);
         self.slot_failed(peer, name);
     }

@@ -186,6 +186,7 @@ impl Endpoint {
 
     /// Removes the record of a pair of which nothing stands any more.
     pub(crate) fn forget_child(&mut self, id: ChildSaId) {
+        self.release_predecessor(id);
         let Some(child) = self.children.remove(&id) else {
             return;
         };

@@ -60,6 +60,7 @@ impl Endpoint {
         {
             slot.current = None;
         }
+        self.release_predecessor(id);
         for timer in [
             Timer::ChildSoft(id),
             Timer::ChildHard(id),
@@ -203,13 +204,25 @@ impl Endpoint {
         }
     }
 
-    /// A pair did not come to stand: what it was to replace does not wait for it.
+    /// A pair did not come to stand: what it was to replace stays, or goes without waiting for it.
     pub(super) fn release_predecessor(&mut self, id: ChildSaId) {
-        let old = self.children.get_mut(&id).and_then(|child| child.replaces.take());
-        if let Some(old) = old
-            && let Some(Stage::Leaving(leave, reason)) = self.children.get(&old).map(|child| child.stage)
-        {
+        let Some(child) = self.children.get_mut(&id) else {
+            return;
+        };
+        let Some(old) = child.replaces.take() else { return };
+        let (peer, name) = (child.peer, child.child);
+        if let Some(Stage::Leaving(leave, reason)) = self.children.get(&old).map(|child| child.stage) {
             self.retire(old, leave, reason);
+        } else if self.is_usable(old) {
+            let slot = self
+                .peers
+                .get_mut(&peer)
+                .and_then(|peer| peer.slots.get_mut(&name));
+            if let Some(slot) = slot
+                && slot.current.is_none_or(|current| current == id)
+            {
+                slot.current = Some(old);
+            }
         }
     }
 }

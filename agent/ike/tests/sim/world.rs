@@ -1,0 +1,634 @@
+//! Two endpoints, two kernels, one virtual clock and a network that drops, duplicates, delays and reorders.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipsecmesh_ike::crypto::Provider;
+use ipsecmesh_ike::wire::{ExchangeType, Message, Role};
+use ipsecmesh_ike::*;
+
+use crate::support::{address_of, endpoint_config};
+
+/// The generator that all choices of one run come from.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.roll() % limit.max(1)
+    }
+
+    pub(crate) fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    pub(crate) fn millis(&mut self, low: u64, high: u64) -> Duration {
+        Duration::from_micros(low * 1000 + self.below((high - low) * 1000 + 1))
+    }
+}
+
+/// How the network and the kernels behave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    pub(crate) loss: u64,
+    pub(crate) duplicates: u64,
+    /// One-way delay in milliseconds.
+    pub(crate) delay: (u64, u64),
+    /// Time that the kernel takes in milliseconds.
+    pub(crate) kernel: (u64, u64),
+    /// Chance that the kernel refuses an installation.
+    pub(crate) refusals: u64,
+}
+
+impl Weather {
+    pub(crate) const FAIR: Self = Self {
+        loss: 0,
+        duplicates: 0,
+        delay: (1, 1),
+        kernel: (0, 1),
+        refusals: 0,
+    };
+}
+
+/// One SA in a simulated kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct KernelSa {
+    pub(crate) key: Vec<u8>,
+    pub(crate) inbound: bool,
+    pub(crate) child: ChildId,
+    generation: u32,
+    serial: u64,
+}
+
+/// What the driver plants into a run to see whether the checks catch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    None,
+    /// The driver reports an inbound SA as installed a while before it is.
+    EarlyAnswer,
+    /// The driver removes inbound SAs as soon as a rekey is through.
+    NoGrace,
+}
+
+type SaKeyName = (u32, IpAddr, IpAddr);
+
+pub(crate) struct Node {
+    pub(crate) host: u8,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) provider: &'static Provider,
+    pub(crate) kernel: BTreeMap<SaKeyName, KernelSa>,
+    effects: VecDeque<Effect>,
+    pub(crate) generation: u32,
+    pub(crate) boot: u8,
+    pub(crate) events: Vec<(Duration, Event)>,
+    pub(crate) config: Option<PeerConfig>,
+    seen: BTreeMap<EspSpi, u64>,
+}
+
+#[derive(Debug)]
+enum Happening {
+    Deliver {
+        to: usize,
+        path: Path,
+        datagram: Vec<u8>,
+    },
+    Kernel {
+        node: usize,
+        generation: u32,
+    },
+    Install {
+        node: usize,
+        name: SaKeyName,
+        sa: KernelSa,
+    },
+    Adopted {
+        node: usize,
+        name: SaKeyName,
+    },
+    Act {
+        node: usize,
+        act: Act,
+    },
+}
+
+/// What happens to a node from outside.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    Upsert(Box<PeerConfig>),
+    Remove,
+    RekeyChild(u32),
+    RekeyIke,
+    /// The process dies and starts again.
+    Restart {
+        kernel_lost: bool,
+    },
+    Expire {
+        hard: bool,
+    },
+    /// The directory tells the boot of the other node.
+    PeerBooted,
+}
+
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    pub(crate) nodes: [Node; 2],
+    pub(crate) dice: Dice,
+    pub(crate) weather: Weather,
+    queue: BTreeMap<(Duration, u64), Happening>,
+    serial: u64,
+    pub(crate) trace: String,
+    pub(crate) tracing: bool,
+    pub(crate) trace_hash: u64,
+    pub(crate) bug: Bug,
+    /// Whether an outbound SA without its inbound SA at the peer is a failure now.
+    pub(crate) strict: bool,
+    requests: BTreeMap<(u64, u64, bool), (u32, Vec<u8>, bool)>,
+    pub(crate) failure: Option<String>,
+}
+
+fn now(at: Duration) -> Now {
+    Now {
+        mono: Instant::from_origin(at),
+        wall: WallTime(1_800_000_000 + at.as_secs()),
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, providers: [&'static Provider; 2]) -> Self {
+        let node = |index: usize, host: u8| Node {
+            host,
+            endpoint: Endpoint::new(
+                endpoint_config(host, host),
+                providers[index],
+                [u8::try_from(seed % 251).unwrap_or(0) ^ host; 32],
+                now(Duration::ZERO),
+            ),
+            provider: providers[index],
+            kernel: BTreeMap::new(),
+            effects: VecDeque::new(),
+            generation: 0,
+            boot: host,
+            events: Vec::new(),
+            config: None,
+            seen: BTreeMap::new(),
+        };
+        Self {
+            now: Duration::ZERO,
+            nodes: [node(0, 1), node(1, 2)],
+            dice: Dice(seed ^ 0xdead_beef),
+            weather: Weather::FAIR,
+            queue: BTreeMap::new(),
+            serial: 0,
+            trace: String::new(),
+            tracing: false,
+            trace_hash: 0,
+            bug: Bug::None,
+            strict: true,
+            requests: BTreeMap::new(),
+            failure: None,
+        }
+    }
+
+    pub(crate) fn at(&mut self, when: Duration, node: usize, act: Act) {
+        self.push(when, Happening::Act { node, act });
+    }
+
+    fn push(&mut self, when: Duration, happening: Happening) {
+        self.serial += 1;
+        self.queue.insert((when, self.serial), happening);
+    }
+
+    fn note(&mut self, line: &str) {
+        for byte in line.bytes() {
+            self.trace_hash = (self.trace_hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if self.tracing {
+            let _ = writeln!(self.trace, "{:>11.6} {line}", self.now.as_secs_f64());
+        }
+    }
+
+    /// Runs until `end`, or until a check fails.
+    pub(crate) fn run(&mut self, end: Duration) {
+        let mut steps = 0_u32;
+        while self.failure.is_none() {
+            let timeout = |node: &Node| node.endpoint.poll_timeout().map(|(at, _)| at.since_origin());
+            let due = [timeout(&self.nodes[0]), timeout(&self.nodes[1])];
+            let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+            let next = [due[0], due[1], queued].into_iter().flatten().min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                break;
+            };
+            self.now = self.now.max(next);
+            steps += 1;
+            if steps > 200_000 {
+                self.failure = Some("the run does not come to rest".to_owned());
+                return;
+            }
+            if queued.is_some_and(|at| at <= self.now) {
+                if let Some((_, happening)) = self.queue.pop_first() {
+                    self.happen(happening);
+                }
+            } else {
+                for index in 0..2 {
+                    if due[index].is_some_and(|at| at <= self.now) {
+                        let reason = self.nodes[index]
+                            .endpoint
+                            .poll_timeout()
+                            .map(|(_, reason)| reason);
+                        self.note(&format!("{} timer {reason:?}", index));
+                        self.nodes[index].endpoint.handle_timeout(now(self.now));
+                        self.drain(index);
+                    }
+                }
+            }
+            self.check();
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Deliver {
+                to,
+                path,
+                mut datagram,
+            } => {
+                self.note_response(&datagram);
+                let line = describe(&datagram);
+                let disposition = self.nodes[to]
+                    .endpoint
+                    .handle_datagram(path, &mut datagram, now(self.now));
+                self.note(&format!("{to} <- {line} {disposition:?}"));
+                self.drain(to);
+            }
+            Happening::Kernel { node, generation } => self.kernel_turn(node, generation),
+            Happening::Install { node, name, sa } => {
+                self.nodes[node].kernel.insert(name, sa);
+            }
+            Happening::Adopted { node, name } => {
+                let generation = self.nodes[node].generation;
+                if self.nodes[node]
+                    .kernel
+                    .get(&name)
+                    .is_some_and(|sa| sa.generation < generation)
+                {
+                    self.nodes[node].kernel.remove(&name);
+                }
+            }
+            Happening::Act { node, act } => self.act(node, &act),
+        }
+    }
+
+    fn act(&mut self, index: usize, act: &Act) {
+        self.note(&format!("{index} act {act:?}"));
+        let at = now(self.now);
+        let other = &self.nodes[1 - index];
+        let (other_host, other_boot) = (other.host, other.boot);
+        let node = &mut self.nodes[index];
+        let peer = PeerId(u64::from(other_host));
+        let command = match act {
+            Act::Upsert(config) => {
+                node.config = Some((**config).clone());
+                Some(Command::UpsertPeer(config.clone()))
+            }
+            Act::Remove => {
+                node.config = None;
+                Some(Command::RemovePeer { peer })
+            }
+            Act::RekeyChild(child) => Some(Command::RekeyChild {
+                peer,
+                child: ChildId(*child),
+            }),
+            Act::RekeyIke => Some(Command::RekeyIke { peer }),
+            Act::PeerBooted => Some(Command::PeerBooted {
+                peer,
+                boot: BootId([other_boot; 16]),
+            }),
+            Act::Expire { hard } => {
+                let generation = node.generation;
+                let pick = node.kernel.iter().find(|(_, sa)| sa.generation == generation);
+                pick.and_then(|((spi, ..), _)| EspSpi::new(*spi))
+                    .map(|spi| Command::Expire { spi, hard: *hard })
+            }
+            Act::Restart { kernel_lost } => {
+                node.generation += 1;
+                node.effects.clear();
+                if *kernel_lost {
+                    node.kernel.clear();
+                    node.boot = node.boot.wrapping_add(16);
+                }
+                let seed = [node.boot ^ u8::try_from(node.generation % 200).unwrap_or(0); 32];
+                node.endpoint = Endpoint::new(endpoint_config(node.host, node.boot), node.provider, seed, at);
+                node.config
+                    .clone()
+                    .map(|config| Command::UpsertPeer(Box::new(config)))
+            }
+        };
+        if let Some(command) = command {
+            let _ = self.nodes[index].endpoint.handle_command(command, at);
+        }
+        self.drain(index);
+    }
+
+    /// Carries out the outputs of a node, in the order of the contract.
+    fn drain(&mut self, index: usize) {
+        while let Some(effect) = self.nodes[index].endpoint.poll_effect() {
+            let generation = self.nodes[index].generation;
+            let (low, high) = self.weather.kernel;
+            let wait = self.dice.millis(low, high);
+            self.nodes[index].effects.push_back(effect);
+            self.push(
+                self.now + wait,
+                Happening::Kernel {
+                    node: index,
+                    generation,
+                },
+            );
+        }
+        let mut buffer = Vec::new();
+        while let Some(transmit) = self.nodes[index].endpoint.poll_transmit(&mut buffer) {
+            self.watch_window(index, &buffer);
+            let line = describe(&buffer);
+            self.note(&format!("{index} -> {line}"));
+            self.send(index, transmit.path, &buffer);
+        }
+        while let Some(event) = self.nodes[index].endpoint.poll_event() {
+            self.note(&format!("{index} event {event:?}"));
+            if let Event::ChildEstablished { child, .. } = event {
+                self.adopt(index, child);
+            }
+            let at = self.now;
+            self.nodes[index].events.push((at, event));
+        }
+    }
+
+    /// SAs of a previous run go when the new pair stands: outbound first.
+    fn adopt(&mut self, index: usize, child: ChildId) {
+        let node = &self.nodes[index];
+        let own = address_of(node.host);
+        let old: Vec<SaKeyName> = node
+            .kernel
+            .iter()
+            .filter(|(_, sa)| sa.generation < node.generation && sa.child == child)
+            .map(|(name, _)| *name)
+            .collect();
+        for name in old {
+            let wait = Duration::from_secs(if name.1 == own { 1 } else { 10 });
+            self.push(self.now + wait, Happening::Adopted { node: index, name });
+        }
+    }
+
+    fn send(&mut self, from: usize, path: Path, datagram: &[u8]) {
+        let path = Path {
+            local: path.remote,
+            remote: path.local,
+        };
+        let copies = 1 + u64::from(self.dice.percent(self.weather.duplicates));
+        for _ in 0..copies {
+            if self.dice.percent(self.weather.loss) {
+                continue;
+            }
+            let (low, high) = self.weather.delay;
+            let wait = self.dice.millis(low, high);
+            self.push(
+                self.now + wait,
+                Happening::Deliver {
+                    to: 1 - from,
+                    path,
+                    datagram: datagram.to_vec(),
+                },
+            );
+        }
+    }
+
+    /// The kernel carries out the oldest effect of a node.
+    fn kernel_turn(&mut self, index: usize, generation: u32) {
+        if self.nodes[index].generation != generation {
+            return;
+        }
+        let Some(effect) = self.nodes[index].effects.pop_front() else {
+            return;
+        };
+        let refuse = self.dice.percent(self.weather.refusals);
+        let in_use = self.dice.percent(50);
+        let line = format!("{index} kernel {:?}", effect.action);
+        self.serial += 1;
+        let serial = self.serial;
+        let key = |name: &SaName| (name.spi.value(), name.source, name.destination);
+        let outcome = match &effect.action {
+            EffectAction::InstallInbound(spec) | EffectAction::InstallOutbound(spec) => {
+                let inbound = matches!(effect.action, EffectAction::InstallInbound(_));
+                let name = key(&spec.name);
+                if refuse && in_use {
+                    EffectOutcome::SpiInUse
+                } else if refuse {
+                    EffectOutcome::Failed("simulated".to_owned())
+                } else if self.nodes[index].kernel.contains_key(&name) {
+                    EffectOutcome::SpiInUse
+                } else {
+                    let sa = KernelSa {
+                        key: spec.key.0.to_vec(),
+                        inbound,
+                        child: spec.child,
+                        generation,
+                        serial,
+                    };
+                    if self.bug == Bug::EarlyAnswer && inbound {
+                        self.push(
+                            self.now + Duration::from_millis(30),
+                            Happening::Install {
+                                node: index,
+                                name,
+                                sa,
+                            },
+                        );
+                    } else {
+                        self.nodes[index].kernel.insert(name, sa);
+                    }
+                    EffectOutcome::Done
+                }
+            }
+            EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => {
+                self.nodes[index].kernel.remove(&key(name));
+                EffectOutcome::Done
+            }
+        };
+        self.note(&format!("{line} {outcome:?}"));
+        self.check();
+        if self.bug == Bug::NoGrace && matches!(effect.action, EffectAction::InstallInbound(_)) {
+            self.drop_older_inbound(index, serial);
+        }
+        self.nodes[index]
+            .endpoint
+            .handle_effect(effect.id, outcome, now(self.now));
+        self.drain(index);
+    }
+
+    fn drop_older_inbound(&mut self, index: usize, serial: u64) {
+        self.nodes[index]
+            .kernel
+            .retain(|_, sa| !sa.inbound || sa.serial == serial);
+    }
+
+    /// Requests: one at a time per IKE SA and end, and the same bytes again (invariant I3).
+    fn watch_window(&mut self, index: usize, datagram: &[u8]) {
+        let Ok(message) = Message::parse(datagram) else {
+            return;
+        };
+        let header = message.header;
+        if header.flags.is_response() || header.exchange == ExchangeType::IKE_SA_INIT {
+            return;
+        }
+        let spi_r = header.responder_spi.map_or(0, IkeSpi::value);
+        let key = (
+            header.initiator_spi.value(),
+            spi_r,
+            header.flags.sender() == Role::Initiator,
+        );
+        let number = header.message_id.0;
+        if let Some((last, bytes, answered)) = self.requests.get(&key) {
+            if *last == number && bytes != datagram {
+                self.failure = Some(format!("{index} repeats request {number} with other bytes"));
+            }
+            if *last != number && !answered {
+                self.failure = Some(format!(
+                    "{index} sends request {number} while {last} is unanswered"
+                ));
+            }
+            if *last == number {
+                return;
+            }
+        }
+        self.requests.insert(key, (number, datagram.to_vec(), false));
+    }
+
+    fn note_response(&mut self, datagram: &[u8]) {
+        let Ok(message) = Message::parse(datagram) else {
+            return;
+        };
+        let header = message.header;
+        let spi_r = header.responder_spi.map_or(0, IkeSpi::value);
+        let asked = header.flags.sender() != Role::Initiator;
+        if header.flags.is_response()
+            && let Some((last, _, answered)) =
+                self.requests
+                    .get_mut(&(header.initiator_spi.value(), spi_r, asked))
+            && *last == header.message_id.0
+        {
+            *answered = true;
+        }
+    }
+
+    /// No packet that an installed outbound SA would send lacks its inbound SA at the peer.
+    fn check(&mut self) {
+        if !self.strict || self.failure.is_some() {
+            return;
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            let peer = &self.nodes[1 - index];
+            for (name, sa) in node.kernel.iter().filter(|(_, sa)| !sa.inbound) {
+                match peer.kernel.get(name) {
+                    Some(twin) if twin.inbound && twin.key == sa.key => {}
+                    Some(_) => {
+                        self.failure = Some(format!("keys of {:08x} differ", name.0));
+                        return;
+                    }
+                    None => {
+                        self.failure = Some(format!(
+                            "{index} sends through {:08x}, which its peer does not have",
+                            name.0
+                        ));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// At rest: one IKE SA, one pair per child, nothing else, the same keys at both ends.
+    pub(crate) fn check_rest(&mut self, children: usize) {
+        if self.failure.is_some() {
+            return;
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            let counts = node.endpoint.counts();
+            let expected = Counts {
+                peers: 1,
+                ike_sas: 1,
+                child_sas: children,
+                ..Counts::default()
+            };
+            if counts != expected {
+                self.failure = Some(format!("{index} at rest has {counts:?} instead of {expected:?}"));
+                return;
+            }
+            if node.kernel.len() != 2 * children {
+                self.failure = Some(format!(
+                    "{index} at rest has {} SAs in the kernel",
+                    node.kernel.len()
+                ));
+                return;
+            }
+            let covered: BTreeSet<(ChildId, bool)> =
+                node.kernel.values().map(|sa| (sa.child, sa.inbound)).collect();
+            if covered.len() != 2 * children {
+                self.failure = Some(format!("{index} at rest lacks a half of a child"));
+                return;
+            }
+        }
+        self.strict = true;
+        self.check();
+    }
+
+    /// A packet of each outbound SA arrives: the driver reports it at the other end.
+    pub(crate) fn traffic(&mut self) {
+        for index in 0..2 {
+            let newest: Vec<EspSpi> = self.nodes[index]
+                .kernel
+                .iter()
+                .filter(|(_, sa)| !sa.inbound)
+                .filter_map(|(name, _)| EspSpi::new(name.0))
+                .collect();
+            for spi in newest {
+                *self.nodes[1 - index].seen.entry(spi).or_default() += 1;
+                let _ = self.nodes[1 - index]
+                    .endpoint
+                    .handle_command(Command::InboundSeen { spi }, now(self.now));
+                self.drain(1 - index);
+            }
+        }
+    }
+}
+
+fn describe(datagram: &[u8]) -> String {
+    match Message::parse(datagram) {
+        Ok(message) => {
+            let header = message.header;
+            format!(
+                "{} {} {} {}_{} {} bytes",
+                header.exchange,
+                if header.flags.is_response() {
+                    "response"
+                } else {
+                    "request"
+                },
+                header.message_id,
+                header.initiator_spi,
+                header
+                    .responder_spi
+                    .map_or_else(|| "-".to_owned(), |spi| spi.to_string()),
+                datagram.len(),
+            )
+        }
+        Err(error) => format!("unreadable: {error}"),
+    }
+}
