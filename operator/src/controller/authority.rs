@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ipsecmesh_crds::IPsecAuthority;
-use ipsecmesh_crds::authority::{AuthorityNodes, IPsecAuthorityStatus, RootCertificate};
+use ipsecmesh_crds::authority::{
+    AuthorityNodes, AuthoritySummary, IPsecAuthorityStatus, RootCertificate, RotationStatus,
+};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -19,6 +21,7 @@ use crate::apply::Error;
 use crate::context::Context;
 use crate::pki::ca::{CaError, CertificateAuthority};
 use crate::pki::fingerprint;
+use crate::plan::address::NodeFacts;
 use crate::status::{self, Truth, Verdict};
 
 /// The one authority that is live until rotations come.
@@ -189,6 +192,7 @@ async fn publish(
 fn without_counts(status: &IPsecAuthorityStatus) -> IPsecAuthorityStatus {
     let mut status = status.clone();
     status.nodes = None;
+    status.summary = None;
     for condition in &mut status.conditions {
         condition.message.clear();
     }
@@ -211,11 +215,14 @@ fn describe(context: &Context, root: &CertificateAuthority, status: &mut IPsecAu
         report.certificate.as_ref().is_some_and(|certificate| certificate.issuer == root.fingerprint())
     };
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    status.nodes = Some(AuthorityNodes {
-        total: count(linux.iter().filter(|node| crate::plan::address::NodeFacts::of(node).linux).count()),
+    let nodes = AuthorityNodes {
+        total: count(linux.iter().filter(|node| NodeFacts::of(node).linux).count()),
         trusting_bundle: count(trusting),
         issued_by_active: count(reports.iter().filter(issuer).count()),
-    });
+    };
+    status.nodes = Some(nodes);
+    status.summary = Some(AuthoritySummary { nodes: format!("{}/{}", nodes.issued_by_active, nodes.total) });
+    status.rotation.get_or_insert_with(RotationStatus::default);
     status.active_ca = Some(entry.clone());
     status.trusted = vec![entry];
     status.bundle = Some(root.bundle().to_owned());

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, SIGNER, identity};
+use ipsecmesh_crds::identity::NodeIdentity;
+use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, SIGNER};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -176,10 +177,10 @@ async fn issue(
     authority: &CertificateAuthority,
 ) -> Result<(), Error> {
     let claims = &request.claims;
-    let domain = &owner.spec.trust_domain;
+    let identity = NodeIdentity::new(&claims.node_name, &claims.node_uid, &owner.spec.trust_domain);
     let profile = NodeProfile {
-        identity: identity::dns_name(&claims.node_name, domain),
-        spiffe_id: identity::spiffe_id(&claims.node_name, &claims.node_uid, domain),
+        identity: identity.dns_name(),
+        spiffe_id: identity.uri(),
         spki: request.spki.clone(),
     };
     let lifetime = owner.spec.node_certificate.lifetime.to_std();

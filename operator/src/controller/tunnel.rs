@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{TryStreamExt as _, stream};
 use ipsecmesh_crds::peer::{Membership, Side};
 use ipsecmesh_crds::tunnel::{
-    EffectiveProposals, FailingPair, FailurePolicy, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout, RolloutStrategy,
+    EffectiveProposals, FailingPair, FailurePolicy, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout, RolloutMode,
     TunnelSummary,
 };
 use ipsecmesh_crds::{FINALIZER, IPsecNode, IPsecPeer, IPsecTunnel, Phase, phase};
@@ -277,7 +277,7 @@ impl Look<'_> {
             plan.members = plan_members(&self.name, &self.members, &self.published_only(&wanted), phase, step);
             plan.overlay = transition(&self.overlay, &entries, phase, step);
         }
-        let gated = self.tunnel.spec.rollout == RolloutStrategy::Gated;
+        let gated = self.tunnel.spec.rollout == RolloutMode::Gated;
         let situation = Situation { phase: rollout.map(|(_, phase)| phase), goal, gated, acknowledged };
         let next = next_phase(situation);
         let restarts = phase == Phase::Removing && next == Phase::Permissive;
