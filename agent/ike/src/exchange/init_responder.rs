@@ -13,7 +13,7 @@ use crate::sa::{HalfOpen, HalfOpenOutcome, SpiOwner};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, IkeSpi, Path, PeerId};
 use crate::wire::{
-    ExchangeType, Flags, HashAlgorithm, Header, KeyExchangeData, MessageId, Notify, NotifyType, Payload,
+    ExchangeType, Flags, HashAlgorithm, Header, KeyExchangeData, MessageId, Nonce, Notify, NotifyType, Payload,
     Payloads, Role, Spi, Version,
 };
 
@@ -172,12 +172,7 @@ impl Endpoint {
         ) else {
             return malformed;
         };
-        let same_nonce = self
-            .half_open
-            .begun_by(path.remote.ip(), header.initiator_spi)
-            .any(|sa| sa.nonce_i == *nonce_i);
-        if same_nonce {
-            // The same exchange in another form, such as a late copy from before a cookie.
+        if self.began_already(peer_id, path, header.initiator_spi, nonce_i) {
             return Disposition::Dropped(DropReason::Unexpected);
         }
         let Some(peer) = self.peers.get(&peer_id) else {
@@ -268,6 +263,26 @@ impl Endpoint {
         self.set_timer(Timer::HalfOpen(id), self.config.limits.half_open_timeout);
         self.transmit(path, response);
         Disposition::Accepted
+    }
+
+    /// Whether the exchange is known in another form: a late copy from before a cookie, or of a request that has
+    /// become an SA since. A second SA of one exchange would take the place of the first.
+    fn began_already(&self, peer: PeerId, path: Path, spi: IkeSpi, nonce: &Nonce) -> bool {
+        let half_open = self
+            .half_open
+            .begun_by(path.remote.ip(), spi)
+            .any(|sa| sa.nonce_i == *nonce);
+        let places = self
+            .peers
+            .get(&peer)
+            .map(|peer| [peer.current, peer.redundant, peer.replacing]);
+        half_open
+            || places
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|id| self.sas.get(&id))
+                .any(|sa| !sa.origin.ours && sa.origin.nonce == *nonce)
     }
 
     /// A half-open SA goes.
