@@ -1,0 +1,126 @@
+//! The rules of the definitions, offline: every sample object, transitions, and the generated files.
+
+use std::{fs, path::Path};
+
+use ipsecmesh_crds::{generate, schema};
+use kube::core::cel::Validator;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Expected {
+    file: String,
+    accepted: bool,
+    message: Option<String>,
+}
+
+#[test]
+fn every_sample_is_accepted_or_rejected_with_its_message() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/cel");
+    let read = |file: &str| fs::read_to_string(folder.join(file)).expect("a sample");
+    let table: Vec<Expected> = serde_yaml_ng::from_str(&read("expected.yaml")).expect("the table");
+    assert_eq!(
+        table.len() + 1,
+        fs::read_dir(&folder).expect("samples").count(),
+        "every sample has its line"
+    );
+    for expected in table {
+        let object: Value = serde_yaml_ng::from_str(&read(&expected.file)).expect("YAML");
+        let said = check("ipsectunnels", &object, None);
+        assert_eq!(said.is_empty(), expected.accepted, "{}: {said:?}", expected.file);
+        if let Some(message) = expected.message {
+            assert!(
+                said.iter().any(|one| one.contains(&message)),
+                "{}: {said:?}",
+                expected.file
+            );
+        }
+    }
+}
+
+#[test]
+fn what_must_not_change_does_not() {
+    let nodes = tunnel(&json!({}));
+    let external = tunnel(&json!({
+        "remote": {"type": "External", "external": {"address": "192.0.2.1"}}, "traffic": {"type": "Host"},
+    }));
+    assert!(check("ipsectunnels", &nodes, Some(&nodes)).is_empty());
+    assert!(check("ipsectunnels", &external, Some(&nodes))[0].contains("remote.type is immutable"));
+    let authority = |spec: Value| json!({"metadata": {"name": "default"}, "spec": spec});
+    let second = authority(json!({"rotation": {"generation": 2}}));
+    let first = authority(json!({"rotation": {"generation": 1}}));
+    assert!(check("ipsecauthorities", &second, Some(&first)).is_empty());
+    assert!(
+        check("ipsecauthorities", &first, Some(&second))[0].contains("rotation.generation may only rise")
+    );
+    let moved = authority(json!({"trustDomain": "other.local"}));
+    let before = authority(json!({}));
+    assert!(check("ipsecauthorities", &moved, Some(&before))[0].contains("trustDomain is immutable"));
+}
+
+#[test]
+fn generated_files_are_up_to_date() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a workspace");
+    for (path, content) in generate::files().expect("YAML") {
+        let committed = fs::read_to_string(root.join(&path)).unwrap_or_default();
+        assert!(
+            committed == content,
+            "{path} is out of date: run cargo run -p ipsecmesh-crds --bin crdgen"
+        );
+    }
+}
+
+fn tunnel(spec: &Value) -> Value {
+    json!({"apiVersion": "ipsecmesh.io/v1alpha1", "kind": "IPsecTunnel", "metadata": {"name": "x"}, "spec": spec})
+}
+
+/// What the API server would say: closed lists of values first, then the rules, over the object with its defaults.
+fn check(plural: &str, object: &Value, old: Option<&Value>) -> Vec<String> {
+    let schema = schema(plural);
+    let complete = |object: &Value| kube::core::cel::apply_defaults(&schema, object);
+    let object = complete(object);
+    let mut said = Vec::new();
+    closed_lists(&schema, &object, &mut said);
+    if said.is_empty()
+        && let Err(errors) = Validator::new().validate(&schema, &object, old.map(complete).as_ref())
+    {
+        said.extend(errors.into_vec().into_iter().map(|error| error.to_string()));
+    }
+    said
+}
+
+fn schema(plural: &str) -> Value {
+    let definition = schema::definitions()
+        .into_iter()
+        .find(|one| one.spec.names.plural == plural)
+        .expect("a kind");
+    let schema = definition.spec.versions[0]
+        .schema
+        .clone()
+        .and_then(|schema| schema.open_api_v3_schema);
+    serde_json::to_value(schema).expect("JSON")
+}
+
+fn closed_lists(schema: &Value, value: &Value, said: &mut Vec<String>) {
+    if let Some(choices) = schema["enum"].as_array()
+        && !choices.contains(value)
+    {
+        let names: Vec<String> = choices.iter().map(ToString::to_string).collect();
+        said.push(format!(
+            "Unsupported value: {value}: supported values: {}",
+            names.join(", ")
+        ));
+    }
+    if let Some(fields) = value.as_object() {
+        fields
+            .iter()
+            .for_each(|(name, field)| closed_lists(&schema["properties"][name], field, said));
+    }
+    if let Some(items) = value.as_array() {
+        items
+            .iter()
+            .for_each(|item| closed_lists(&schema["items"], item, said));
+    }
+}
