@@ -1,5 +1,7 @@
 //! `IPsecNode`: the private channel of a node (spec, by the operator) and its report (status, by its agent).
 
+#![expect(clippy::duplicated_attributes, reason = "columns share their types")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

@@ -64,6 +64,7 @@ impl Phase {
     }
 
     /// The phase after this one on the way up; `Enforcing` is the last, and what goes down stays there.
+    #[must_use]
     pub const fn towards_enforcing(self) -> Self {
         match self {
             Self::Permissive => Self::Encrypting,
@@ -73,6 +74,7 @@ impl Phase {
     }
 
     /// The phase after this one on the way down; `Removing` is the last.
+    #[must_use]
     pub const fn towards_removing(self) -> Self {
         match self {
             Self::Permissive | Self::Draining => Self::Releasing,
@@ -205,7 +207,11 @@ pub fn transition_hash(overrides: impl IntoIterator<Item = Override>) -> Option<
         hash.update(line.as_bytes());
     }
     let digest = hash.finalize();
-    Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    let prefix = digest
+        .iter()
+        .take(8)
+        .fold(0_u64, |prefix, byte| prefix << 8 | u64::from(*byte));
+    Some(format!("{prefix:016x}"))
 }
 
 #[cfg(test)]

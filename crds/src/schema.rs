@@ -11,6 +11,10 @@ use crate::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel};
 ///
 /// `kube`'s derive marks optional fields as `nullable`, and a `null` that the server keeps would count as set in CEL's
 /// `has()`: it is taken out, so that the server drops such nulls. Formats that Kubernetes does not know become those that it does.
+///
+/// # Panics
+///
+/// Never: what the derive makes is JSON, and cleaning it keeps its shape.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     [
         IPsecAuthority::crd(),

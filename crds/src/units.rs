@@ -222,7 +222,7 @@ fn scale(mantissa: u128, exponent: i32) -> Option<u128> {
     if exponent >= 0 {
         mantissa.checked_mul(factor)
     } else {
-        (mantissa % factor == 0).then(|| mantissa / factor)
+        mantissa.is_multiple_of(factor).then(|| mantissa / factor)
     }
 }
 
