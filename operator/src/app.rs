@@ -29,9 +29,17 @@ pub(crate) async fn run(args: RunArgs) -> Result<(), String> {
     let client = connect().await?;
     let identity = args.identity.clone().unwrap_or_else(default_identity);
     let namespace = args.common.namespace.clone();
-    let mut candidate = Candidate::new(client.clone(), &namespace, &args.lease_name, &identity, Timing::default());
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("cannot catch SIGTERM: {error}"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("cannot catch SIGINT: {error}"))?;
+    let mut candidate = Candidate::new(
+        client.clone(),
+        &namespace,
+        &args.lease_name,
+        &identity,
+        Timing::default(),
+    );
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| format!("cannot catch SIGTERM: {error}"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| format!("cannot catch SIGINT: {error}"))?;
     // A replica that stands by is ready: it takes over without anybody's help.
     readiness.set(true);
     tracing::info!(lease = %args.lease_name, %identity, "standing by");

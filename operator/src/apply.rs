@@ -79,11 +79,18 @@ impl Writer<'_> {
     {
         let name = object.name_any();
         self.metrics.wrote(&K::kind(&()));
-        api.patch(&name, &params(), &Patch::Apply(object)).await.map_err(Error::api::<K>("apply", &name))
+        api.patch(&name, &params(), &Patch::Apply(object))
+            .await
+            .map_err(Error::api::<K>("apply", &name))
     }
 
     /// Applies the status of `object`, as planned from exactly this version of it.
-    pub(crate) async fn apply_status<K>(&self, api: &Api<K>, object: &K, status: &impl Serialize) -> Result<K, Error>
+    pub(crate) async fn apply_status<K>(
+        &self,
+        api: &Api<K>,
+        object: &K,
+        status: &impl Serialize,
+    ) -> Result<K, Error>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
     {
@@ -113,7 +120,11 @@ impl Writer<'_> {
 
 /// What the API server says, without the debug form of its whole answer.
 fn cause(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error { status.message.clone() } else { error.to_string() }
+    if let kube::Error::Api(status) = error {
+        status.message.clone()
+    } else {
+        error.to_string()
+    }
 }
 
 fn params() -> PatchParams {

@@ -47,7 +47,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_delimiter = ',')]
     pub(crate) node_cidrs: Vec<Cidr>,
     /// The ValidatingAdmissionPolicies (and bindings of the same names) without which agents' reports are not trusted.
-    #[arg(long, value_delimiter = ',', default_value = "ipsecmesh-own-node,ipsecmesh-csr")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "ipsecmesh-own-node,ipsecmesh-csr"
+    )]
     pub(crate) admission_policies: Vec<String>,
     /// This replica's name in the election.
     #[arg(long, env = "POD_NAME")]
@@ -141,7 +145,10 @@ impl std::str::FromStr for Cidr {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let digits = text.strip_suffix('s').unwrap_or(text);
-    digits.parse().map(Duration::from_secs).map_err(|_e| format!("{text:?} is not a number of seconds"))
+    digits
+        .parse()
+        .map(Duration::from_secs)
+        .map_err(|_e| format!("{text:?} is not a number of seconds"))
 }
 
 #[cfg(test)]
@@ -161,7 +168,9 @@ mod tests {
                     --lease-name ipsecmesh-operator --ca-secret ipsecmesh-ca --lifecycle-config-map ipsecmesh-lifecycle \
                     --listen 0.0.0.0:8080 --log-format json --node-cidrs 10.0.0.0/8,2001:db8::/32";
         let cli = Cli::try_parse_from(line.split_whitespace()).expect("parses");
-        let Command::Run(args) = cli.command else { panic!("run") };
+        let Command::Run(args) = cli.command else {
+            panic!("run")
+        };
         assert_eq!(args.common.log_format, LogFormat::Json);
         assert_eq!(args.node_cidrs.len(), 2);
         assert_eq!(args.admission_policies, ["ipsecmesh-own-node", "ipsecmesh-csr"]);
@@ -180,7 +189,11 @@ mod tests {
         ];
         for (network, address, expected) in cases {
             let network: Cidr = network.parse().expect("network");
-            assert_eq!(network.contains(address.parse().expect("address")), expected, "{network:?} {address}");
+            assert_eq!(
+                network.contains(address.parse().expect("address")),
+                expected,
+                "{network:?} {address}"
+            );
         }
         for wrong in ["10.0.0.0", "10.0.0.0/33", "x/8", "::/129"] {
             wrong.parse::<Cidr>().expect_err(wrong);

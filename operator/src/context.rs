@@ -42,7 +42,11 @@ impl From<RunArgs> for Settings {
             namespace,
             ca_secret: args.ca_secret,
             node_cidrs: args.node_cidrs,
-            admission_policies: args.admission_policies.into_iter().filter(|name| !name.is_empty()).collect(),
+            admission_policies: args
+                .admission_policies
+                .into_iter()
+                .filter(|name| !name.is_empty())
+                .collect(),
             concurrency: args.concurrency,
         }
     }
@@ -118,7 +122,10 @@ impl Context {
 
     /// The authority, once it can sign.
     pub(crate) fn authority(&self) -> Option<Arc<CertificateAuthority>> {
-        self.authority.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.authority
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Sets the authority; says whether that changed who signs.
@@ -134,7 +141,9 @@ impl Context {
     pub(crate) fn lasting(&self, name: &'static str, object: &str, state: &str) -> Duration {
         let mut timers = self.timers.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let timer = timers.entry((name, object.to_owned())).or_insert_with(|| (state.to_owned(), now));
+        let timer = timers
+            .entry((name, object.to_owned()))
+            .or_insert_with(|| (state.to_owned(), now));
         if timer.0 != state {
             *timer = (state.to_owned(), now);
         }
@@ -143,14 +152,20 @@ impl Context {
 
     /// Forgets the timers of `object`.
     pub(crate) fn forget(&self, object: &str) {
-        self.timers.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, of), _| of != object);
+        self.timers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(_, of), _| of != object);
     }
 
     /// Counts a certificate request of `node`; when it has no more left, the time until it may ask again.
     pub(crate) fn admit(&self, node: &str) -> Result<(), Duration> {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let full = Bucket { tokens: BURST, filled: now };
+        let full = Bucket {
+            tokens: BURST,
+            filled: now,
+        };
         requests.entry(node.to_owned()).or_insert(full).take(now)
     }
 
@@ -188,7 +203,9 @@ impl Bucket {
 
 /// The pause after `failures` earlier ones; `random` spreads it.
 fn pause(failures: u32, random: u64) -> Duration {
-    let base = Duration::from_millis(250).saturating_mul(1 << failures.min(8)).min(Duration::from_secs(60));
+    let base = Duration::from_millis(250)
+        .saturating_mul(1 << failures.min(8))
+        .min(Duration::from_secs(60));
     let spread = u32::try_from(random % 51).unwrap_or_default();
     base * (75 + spread) / 100
 }
@@ -206,7 +223,10 @@ mod tests {
     #[test]
     fn a_node_that_asks_too_often_has_to_wait() {
         let start = Instant::now();
-        let mut bucket = Bucket { tokens: BURST, filled: start };
+        let mut bucket = Bucket {
+            tokens: BURST,
+            filled: start,
+        };
         for _ in 0..BURST {
             bucket.take(start).expect("within the burst");
         }
@@ -217,8 +237,19 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_minute_and_are_spread() {
-        for (failures, random, millis) in [(0, 25, 250), (1, 25, 500), (3, 0, 1500), (3, 50, 2500), (8, 25, 60_000), (99, 25, 60_000)] {
-            assert_eq!(pause(failures, random), Duration::from_millis(millis), "{failures} {random}");
+        for (failures, random, millis) in [
+            (0, 25, 250),
+            (1, 25, 500),
+            (3, 0, 1500),
+            (3, 50, 2500),
+            (8, 25, 60_000),
+            (99, 25, 60_000),
+        ] {
+            assert_eq!(
+                pause(failures, random),
+                Duration::from_millis(millis),
+                "{failures} {random}"
+            );
         }
     }
 }

@@ -41,7 +41,8 @@ impl Events {
     where
         K: Resource<DynamicType = ()>,
     {
-        self.send(EventType::Normal, about.object_ref(&()), reason, note).await;
+        self.send(EventType::Normal, about.object_ref(&()), reason, note)
+            .await;
     }
 
     /// Somebody should look.
@@ -49,7 +50,8 @@ impl Events {
     where
         K: Resource<DynamicType = ()>,
     {
-        self.send(EventType::Warning, about.object_ref(&()), reason, note).await;
+        self.send(EventType::Warning, about.object_ref(&()), reason, note)
+            .await;
     }
 
     async fn send(&self, type_: EventType, about: ObjectReference, reason: &'static str, note: String) {
@@ -71,7 +73,10 @@ impl Events {
 
     fn is_news(&self, key: (String, &'static str, String), now: Instant) -> bool {
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        if sent.get(&key).is_some_and(|then| now.duration_since(*then) < QUIET) {
+        if sent
+            .get(&key)
+            .is_some_and(|then| now.duration_since(*then) < QUIET)
+        {
             return false;
         }
         sent.retain(|_, then| now.duration_since(*then) < QUIET);

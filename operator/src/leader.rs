@@ -148,7 +148,11 @@ impl Candidate {
 
     /// Gives the lease back so that the next leader need not wait for it to expire.
     pub(crate) async fn release(&mut self) {
-        let Some(seen) = self.seen.as_ref().filter(|seen| seen.record.holder.as_deref() == Some(&self.identity)) else {
+        let Some(seen) = self
+            .seen
+            .as_ref()
+            .filter(|seen| seen.record.holder.as_deref() == Some(&self.identity))
+        else {
             return;
         };
         let mut lease = self.written(Some(&seen.record));
@@ -182,7 +186,9 @@ impl Candidate {
         let lease = self.written(record.as_ref());
         let sent = Instant::now();
         let written = if found.is_some() {
-            self.api.replace(&self.lease, &PostParams::default(), &lease).await
+            self.api
+                .replace(&self.lease, &PostParams::default(), &lease)
+                .await
         } else {
             self.api.create(&PostParams::default(), &lease).await
         };
@@ -203,7 +209,10 @@ impl Candidate {
     }
 
     fn observe(&mut self, record: Option<Record>, now: Instant) {
-        let unchanged = self.seen.as_ref().is_some_and(|seen| Some(&seen.record) == record.as_ref());
+        let unchanged = self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| Some(&seen.record) == record.as_ref());
         if !unchanged {
             self.seen = record.map(|record| Sighting { record, since: now });
         }
@@ -285,8 +294,18 @@ mod tests {
             ("absent", None, 0, Step::Take),
             ("free", Some(sighting(None, start)), 0, Step::Take),
             ("ours", Some(sighting(Some("me"), start)), 1, Step::Take),
-            ("foreign and fresh", Some(sighting(Some("other"), start)), 8, Step::Wait),
-            ("foreign and expired", Some(sighting(Some("other"), start)), 9, Step::Take),
+            (
+                "foreign and fresh",
+                Some(sighting(Some("other"), start)),
+                8,
+                Step::Wait,
+            ),
+            (
+                "foreign and expired",
+                Some(sighting(Some("other"), start)),
+                9,
+                Step::Take,
+            ),
         ];
         for (name, seen, after, expected) in cases {
             let now = start + Duration::from_secs(after);

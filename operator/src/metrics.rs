@@ -103,18 +103,46 @@ impl Metrics {
             root_expiry: Gauge::default(),
             leader: Gauge::default(),
         };
-        registry.register("reconciles", "Reconciliations by controller and outcome", metrics.reconciles.clone());
-        registry.register("reconcile_duration_seconds", "Time of one reconciliation", metrics.durations.clone());
-        registry.register("api_writes", "Writes to the API server by kind", metrics.writes.clone());
-        registry.register("certificate_requests", "Decisions of the signer", metrics.requests.clone());
-        registry.register("tunnel_nodes_selected", "Nodes a tunnel selects", metrics.nodes_selected.clone());
+        registry.register(
+            "reconciles",
+            "Reconciliations by controller and outcome",
+            metrics.reconciles.clone(),
+        );
+        registry.register(
+            "reconcile_duration_seconds",
+            "Time of one reconciliation",
+            metrics.durations.clone(),
+        );
+        registry.register(
+            "api_writes",
+            "Writes to the API server by kind",
+            metrics.writes.clone(),
+        );
+        registry.register(
+            "certificate_requests",
+            "Decisions of the signer",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "tunnel_nodes_selected",
+            "Nodes a tunnel selects",
+            metrics.nodes_selected.clone(),
+        );
         registry.register(
             "tunnel_nodes_programmed",
             "Nodes that follow the tunnel's phase",
             metrics.nodes_programmed.clone(),
         );
-        registry.register("tunnel_pairs_failing", "Pairs without an SA", metrics.pairs_failing.clone());
-        registry.register("tunnel_phase_changes", "Phases a tunnel entered", metrics.phase_changes.clone());
+        registry.register(
+            "tunnel_pairs_failing",
+            "Pairs without an SA",
+            metrics.pairs_failing.clone(),
+        );
+        registry.register(
+            "tunnel_phase_changes",
+            "Phases a tunnel entered",
+            metrics.phase_changes.clone(),
+        );
         registry.register(
             "authority_root_expiry_timestamp_seconds",
             "End of the active root's validity",
@@ -134,19 +162,27 @@ impl Metrics {
 
     /// One reconciliation ended.
     pub(crate) fn reconciled(&self, controller: ControllerLabel, outcome: Outcome, took: Duration) {
-        self.reconciles.get_or_create(&ReconcileLabels { controller, outcome }).inc();
+        self.reconciles
+            .get_or_create(&ReconcileLabels { controller, outcome })
+            .inc();
         self.durations.observe(took.as_secs_f64());
     }
 
     /// One object was written.
     pub(crate) fn wrote(&self, kind: &str) {
-        self.writes.get_or_create(&WriteLabels { kind: kind.to_owned() }).inc();
+        self.writes
+            .get_or_create(&WriteLabels {
+                kind: kind.to_owned(),
+            })
+            .inc();
     }
 
     /// The signer decided.
     pub(crate) fn decided(&self, decision: Decision, reason: &str) {
         let reason = reason.to_owned();
-        self.requests.get_or_create(&DecisionLabels { decision, reason }).inc();
+        self.requests
+            .get_or_create(&DecisionLabels { decision, reason })
+            .inc();
     }
 
     /// A tunnel's figures changed.
@@ -156,14 +192,18 @@ impl Metrics {
         };
         let figure = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.nodes_selected.get_or_create(&labels).set(figure(selected));
-        self.nodes_programmed.get_or_create(&labels).set(figure(programmed));
+        self.nodes_programmed
+            .get_or_create(&labels)
+            .set(figure(programmed));
         self.pairs_failing.get_or_create(&labels).set(figure(failing));
     }
 
     /// A tunnel entered a phase.
     pub(crate) fn entered(&self, tunnel: &str, phase: &str) {
         let (tunnel, phase) = (tunnel.to_owned(), phase.to_owned());
-        self.phase_changes.get_or_create(&PhaseLabels { tunnel, phase }).inc();
+        self.phase_changes
+            .get_or_create(&PhaseLabels { tunnel, phase })
+            .inc();
     }
 
     /// A tunnel is gone; its series go with it.
@@ -211,6 +251,10 @@ mod tests {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         metrics.forget_tunnel("mesh");
-        assert!(!metrics.text().contains("tunnel_nodes_programmed{tunnel=\"mesh\"}"));
+        assert!(
+            !metrics
+                .text()
+                .contains("tunnel_nodes_programmed{tunnel=\"mesh\"}")
+        );
     }
 }

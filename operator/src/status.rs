@@ -58,7 +58,9 @@ pub(crate) fn merge(
             Truth::True => "True",
             Truth::Unknown => "Unknown",
         };
-        let same = before.iter().find(|old| old.type_ == verdict.type_ && old.status == status);
+        let same = before
+            .iter()
+            .find(|old| old.type_ == verdict.type_ && old.status == status);
         // The API server keeps whole seconds: written finer, the same condition would never compare equal.
         let fresh = Timestamp::from_second(now.as_second()).unwrap_or(now);
         Condition {
@@ -86,11 +88,31 @@ mod tests {
     #[test]
     fn nothing_new_gives_the_same_conditions() {
         let verdicts = [Verdict::new("Ready", Truth::True, "Ready", String::new())];
-        let first = merge(&[], &verdicts, Some(1), Timestamp::from_second(100).expect("time"));
-        let second = merge(&first, &verdicts, Some(1), Timestamp::from_second(200).expect("time"));
+        let first = merge(
+            &[],
+            &verdicts,
+            Some(1),
+            Timestamp::from_second(100).expect("time"),
+        );
+        let second = merge(
+            &first,
+            &verdicts,
+            Some(1),
+            Timestamp::from_second(200).expect("time"),
+        );
         assert_eq!(first, second);
-        let changed = [Verdict::new("Ready", Truth::False, "AgentsNotReady", String::new())];
-        let third = merge(&second, &changed, Some(1), Timestamp::from_second(300).expect("time"));
+        let changed = [Verdict::new(
+            "Ready",
+            Truth::False,
+            "AgentsNotReady",
+            String::new(),
+        )];
+        let third = merge(
+            &second,
+            &changed,
+            Some(1),
+            Timestamp::from_second(300).expect("time"),
+        );
         assert_eq!(third[0].last_transition_time.0.as_second(), 300);
     }
 }

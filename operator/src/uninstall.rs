@@ -58,7 +58,9 @@ async fn mark(client: &Client, args: &UninstallArgs) -> Result<(), String> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &args.common.namespace);
     let name = &args.common.lifecycle_config_map;
     let body = json!({"data": {"uninstall": "true"}});
-    let result = api.patch(name, &PatchParams::default(), &Patch::Merge(&body)).await;
+    let result = api
+        .patch(name, &PatchParams::default(), &Patch::Merge(&body))
+        .await;
     let place = format!("{}/{name}", args.common.namespace);
     result.map(drop).map_err(|error| {
         format!("cannot mark ConfigMap {place}: {error}; name it with --namespace and --lifecycle-config-map")
@@ -71,10 +73,21 @@ async fn look(client: &Client) -> Result<BTreeMap<String, (Option<Phase>, Vec<St
     let tunnels = Api::<IPsecTunnel>::all(client.clone()).list(&everything).await?;
     let agents = Api::<IPsecNode>::all(client.clone()).list(&everything).await?;
     let nodes = Api::<Node>::all(client.clone()).list(&everything).await?;
-    let ready: Vec<String> =
-        nodes.iter().map(NodeFacts::of).filter(|node| node.linux && node.ready).map(|node| node.name).collect();
-    let agents: Vec<IPsecNode> = agents.items.into_iter().filter(|agent| ready.contains(&agent.name_any())).collect();
-    Ok(tunnels.iter().filter_map(|tunnel| waiting(tunnel, &agents)).collect())
+    let ready: Vec<String> = nodes
+        .iter()
+        .map(NodeFacts::of)
+        .filter(|node| node.linux && node.ready)
+        .map(|node| node.name)
+        .collect();
+    let agents: Vec<IPsecNode> = agents
+        .items
+        .into_iter()
+        .filter(|agent| ready.contains(&agent.name_any()))
+        .collect();
+    Ok(tunnels
+        .iter()
+        .filter_map(|tunnel| waiting(tunnel, &agents))
+        .collect())
 }
 
 /// A tunnel that is not gone from all nodes yet; one that never started is on none.
@@ -85,7 +98,11 @@ fn waiting(tunnel: &IPsecTunnel, agents: &[IPsecNode]) -> Option<(String, (Optio
         Some(echo) => echo.phase != phase || echo.generation != generation,
         None => false,
     };
-    let holders: Vec<String> = agents.iter().filter(holds).map(|agent| agent.name_any()).collect();
+    let holders: Vec<String> = agents
+        .iter()
+        .filter(holds)
+        .map(|agent| agent.name_any())
+        .collect();
     (phase != Phase::Removing || !holders.is_empty()).then_some((name, (Some(phase), holders)))
 }
 

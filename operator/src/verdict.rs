@@ -75,15 +75,31 @@ pub(crate) fn conditions(findings: &Findings, standing: &Standing) -> Vec<Verdic
     let programmed = programmed(findings, standing);
     let enforced = enforced(findings, standing);
     let failing = failing(standing);
-    let (ready, stalled) = ready(findings, standing, &[&accepted, &refs, &programmed], &enforced, failing.as_ref());
+    let (ready, stalled) = ready(
+        findings,
+        standing,
+        &[&accepted, &refs, &programmed],
+        &enforced,
+        failing.as_ref(),
+    );
     let mut verdicts = vec![accepted, refs, programmed, enforced, ready.clone()];
     if let Some(problem) = &failing {
-        verdicts.push(Verdict::new("Degraded", Truth::True, "PeersFailing", problem.message.clone()));
+        verdicts.push(Verdict::new(
+            "Degraded",
+            Truth::True,
+            "PeersFailing",
+            problem.message.clone(),
+        ));
     }
     if stalled {
         verdicts.push(Verdict::new("Stalled", Truth::True, &ready.reason, ready.message));
     } else if ready.truth != Truth::True {
-        verdicts.push(Verdict::new("Reconciling", Truth::True, &ready.reason, ready.message));
+        verdicts.push(Verdict::new(
+            "Reconciling",
+            Truth::True,
+            &ready.reason,
+            ready.message,
+        ));
     }
     verdicts
 }
@@ -119,7 +135,12 @@ fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
         let more = standing.agents.len() - 1;
         let mut message = first.message.clone();
         if more > 0 {
-            let others: Vec<String> = standing.agents.iter().skip(1).map(|(node, _)| node.clone()).collect();
+            let others: Vec<String> = standing
+                .agents
+                .iter()
+                .skip(1)
+                .map(|(node, _)| node.clone())
+                .collect();
             message.push_str(&format!("; also {}", names(&others)));
         }
         return Verdict::new("Programmed", Truth::False, &first.reason, message);
@@ -140,16 +161,28 @@ fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
 fn enforced(findings: &Findings, standing: &Standing) -> Verdict {
     let no = |reason: &str, message: String| Verdict::new("Enforced", Truth::False, reason, message);
     if standing.goal == Goal::Remove {
-        return no("Draining", format!("traffic goes back to cleartext in order; phase {}", word(standing.phase)));
+        return no(
+            "Draining",
+            format!(
+                "traffic goes back to cleartext in order; phase {}",
+                word(standing.phase)
+            ),
+        );
     }
     if standing.suspended {
-        return no("Suspended", "spec.suspend is true: nothing is changed, the nodes stay as they are".to_owned());
+        return no(
+            "Suspended",
+            "spec.suspend is true: nothing is changed, the nodes stay as they are".to_owned(),
+        );
     }
     if standing.phase == Some(Phase::Enforcing) && standing.goal == Goal::Enforce {
         return Verdict::new("Enforced", Truth::True, "Enforcing", String::new());
     }
     if standing.goal == Goal::Permit && standing.phase == Some(Phase::Permissive) {
-        return no("PermissivePolicy", "spec.failurePolicy is Allow: cleartext passes where there is no SA".to_owned());
+        return no(
+            "PermissivePolicy",
+            "spec.failurePolicy is Allow: cleartext passes where there is no SA".to_owned(),
+        );
     }
     if let Some(problem) = &findings.distrust {
         return no("RolloutBlocked", problem.message.clone());
@@ -160,9 +193,18 @@ fn enforced(findings: &Findings, standing: &Standing) -> Verdict {
 
 /// Why a rollout has not come to its end yet.
 fn waiting(standing: &Standing) -> (&'static str, String) {
-    let reason = if standing.blocked { "RolloutBlocked" } else { "RolloutPending" };
+    let reason = if standing.blocked {
+        "RolloutBlocked"
+    } else {
+        "RolloutPending"
+    };
     let phase = word(standing.phase);
-    let mut causes: Vec<String> = standing.agents.iter().take(3).map(|(_, problem)| problem.message.clone()).collect();
+    let mut causes: Vec<String> = standing
+        .agents
+        .iter()
+        .take(3)
+        .map(|(_, problem)| problem.message.clone())
+        .collect();
     causes.extend(failing(standing).map(|problem| problem.message));
     if !standing.behind.is_empty() {
         causes.push(format!("waiting for {}", names(&standing.behind)));
@@ -170,7 +212,11 @@ fn waiting(standing: &Standing) -> (&'static str, String) {
     if standing.blocked && causes.len() == usize::from(!standing.behind.is_empty()) {
         causes.push("look at the log of their agents".to_owned());
     }
-    let message = if causes.is_empty() { format!("phase {phase}") } else { format!("phase {phase}: {}", causes.join("; ")) };
+    let message = if causes.is_empty() {
+        format!("phase {phase}")
+    } else {
+        format!("phase {phase}: {}", causes.join("; "))
+    };
     (reason, message)
 }
 
@@ -183,33 +229,66 @@ fn ready(
     failing: Option<&Problem>,
 ) -> (Verdict, bool) {
     let stalled = findings.accepted.is_some() || findings.refs.is_some() || standing.blocked;
-    let stalled = stalled || findings.programmed.as_ref().is_some_and(|problem| problem.reason != "Reconciling");
-    if let Some(problem) = before.iter().find(|verdict| verdict.truth == Truth::False && is_the_spec(findings, verdict)) {
-        return (Verdict::new("Ready", Truth::False, &problem.reason, problem.message.clone()), stalled);
+    let stalled = stalled
+        || findings
+            .programmed
+            .as_ref()
+            .is_some_and(|problem| problem.reason != "Reconciling");
+    if let Some(problem) = before
+        .iter()
+        .find(|verdict| verdict.truth == Truth::False && is_the_spec(findings, verdict))
+    {
+        return (
+            Verdict::new("Ready", Truth::False, &problem.reason, problem.message.clone()),
+            stalled,
+        );
     }
     if standing.first {
-        return (Verdict::new("Ready", Truth::Unknown, "Reconciling", "the nodes are being told".to_owned()), false);
+        return (
+            Verdict::new(
+                "Ready",
+                Truth::Unknown,
+                "Reconciling",
+                "the nodes are being told".to_owned(),
+            ),
+            false,
+        );
     }
     // A failing pair explains more than the nodes that wait for it.
     if let Some(problem) = failing.filter(|_| too_many_fail(standing)) {
-        return (Verdict::new("Ready", Truth::False, &problem.reason, problem.message.clone()), stalled);
+        return (
+            Verdict::new("Ready", Truth::False, &problem.reason, problem.message.clone()),
+            stalled,
+        );
     }
-    let open = before.iter().copied().chain((!is_enforced_enough(standing)).then_some(enforced));
+    let open = before
+        .iter()
+        .copied()
+        .chain((!is_enforced_enough(standing)).then_some(enforced));
     for verdict in open {
         if verdict.truth == Truth::False {
-            return (Verdict::new("Ready", Truth::False, &verdict.reason, verdict.message.clone()), stalled);
+            return (
+                Verdict::new("Ready", Truth::False, &verdict.reason, verdict.message.clone()),
+                stalled,
+            );
         }
     }
     if standing.in_transition {
         let (reason, message) = waiting(standing);
         return (Verdict::new("Ready", Truth::False, reason, message), stalled);
     }
-    (Verdict::new("Ready", Truth::True, "Ready", format!("{} nodes", standing.ready)), false)
+    (
+        Verdict::new("Ready", Truth::True, "Ready", format!("{} nodes", standing.ready)),
+        false,
+    )
 }
 
 fn is_the_spec(findings: &Findings, verdict: &Verdict) -> bool {
     let problems = [&findings.accepted, &findings.refs, &findings.programmed];
-    problems.into_iter().flatten().any(|problem| problem.reason == verdict.reason)
+    problems
+        .into_iter()
+        .flatten()
+        .any(|problem| problem.reason == verdict.reason)
 }
 
 fn is_enforced_enough(standing: &Standing) -> bool {
@@ -249,7 +328,10 @@ mod tests {
     }
 
     fn of(verdicts: &[Verdict], type_: &str) -> Option<(Truth, String)> {
-        verdicts.iter().find(|verdict| verdict.type_ == type_).map(|verdict| (verdict.truth, verdict.reason.clone()))
+        verdicts
+            .iter()
+            .find(|verdict| verdict.type_ == type_)
+            .map(|verdict| (verdict.truth, verdict.reason.clone()))
     }
 
     #[test]
@@ -262,13 +344,28 @@ mod tests {
             };
             vec![("a".to_owned(), failure)]
         };
-        let kernel = vec![("a".to_owned(), Problem::new("KernelUnsupported", "a: no ESP".to_owned()))];
+        let kernel = vec![(
+            "a".to_owned(),
+            Problem::new("KernelUnsupported", "a: no ESP".to_owned()),
+        )];
         let cases = [
-            ("steady", Findings::default(), standing(), Truth::True, "Ready", false),
+            (
+                "steady",
+                Findings::default(),
+                standing(),
+                Truth::True,
+                "Ready",
+                false,
+            ),
             (
                 "first look",
                 Findings::default(),
-                Standing { first: true, phase: None, programmed: 0, ..standing() },
+                Standing {
+                    first: true,
+                    phase: None,
+                    programmed: 0,
+                    ..standing()
+                },
                 Truth::Unknown,
                 "Reconciling",
                 false,
@@ -279,7 +376,11 @@ mod tests {
                     refs: Some(Problem::new("AuthorityNotFound", "no authority x".to_owned())),
                     ..Findings::default()
                 },
-                Standing { first: true, phase: None, ..standing() },
+                Standing {
+                    first: true,
+                    phase: None,
+                    ..standing()
+                },
                 Truth::False,
                 "AuthorityNotFound",
                 true,
@@ -290,7 +391,12 @@ mod tests {
                     programmed: Some(Problem::new("NoNodesSelected", "none".to_owned())),
                     ..Findings::default()
                 },
-                Standing { phase: None, ready: 0, programmed: 0, ..standing() },
+                Standing {
+                    phase: None,
+                    ready: 0,
+                    programmed: 0,
+                    ..standing()
+                },
                 Truth::False,
                 "NoNodesSelected",
                 true,
@@ -298,7 +404,12 @@ mod tests {
             (
                 "no ESP",
                 Findings::default(),
-                Standing { phase: Some(Phase::Permissive), programmed: 2, agents: kernel, ..standing() },
+                Standing {
+                    phase: Some(Phase::Permissive),
+                    programmed: 2,
+                    agents: kernel,
+                    ..standing()
+                },
                 Truth::False,
                 "KernelUnsupported",
                 false,
@@ -319,7 +430,12 @@ mod tests {
             (
                 "one pair of a large mesh",
                 Findings::default(),
-                Standing { ready: 100, programmed: 100, failing: failure("PeerUnreachable"), ..standing() },
+                Standing {
+                    ready: 100,
+                    programmed: 100,
+                    failing: failure("PeerUnreachable"),
+                    ..standing()
+                },
                 Truth::True,
                 "Ready",
                 false,
@@ -341,7 +457,10 @@ mod tests {
             (
                 "pending",
                 Findings::default(),
-                Standing { phase: Some(Phase::Encrypting), ..standing() },
+                Standing {
+                    phase: Some(Phase::Encrypting),
+                    ..standing()
+                },
                 Truth::False,
                 "RolloutPending",
                 false,
@@ -349,7 +468,11 @@ mod tests {
             (
                 "permissive by policy",
                 Findings::default(),
-                Standing { goal: Goal::Permit, phase: Some(Phase::Permissive), ..standing() },
+                Standing {
+                    goal: Goal::Permit,
+                    phase: Some(Phase::Permissive),
+                    ..standing()
+                },
                 Truth::True,
                 "Ready",
                 false,
@@ -357,7 +480,11 @@ mod tests {
         ];
         for (name, findings, standing, truth, reason, stalled) in cases {
             let verdicts = conditions(&findings, &standing);
-            assert_eq!(of(&verdicts, "Ready"), Some((truth, reason.to_owned())), "{name}: {verdicts:#?}");
+            assert_eq!(
+                of(&verdicts, "Ready"),
+                Some((truth, reason.to_owned())),
+                "{name}: {verdicts:#?}"
+            );
             assert_eq!(of(&verdicts, "Stalled").is_some(), stalled, "{name}");
             let moving = of(&verdicts, "Reconciling").is_some();
             assert_eq!(moving, truth != Truth::True && !stalled, "{name}");
@@ -374,8 +501,14 @@ mod tests {
             ..standing()
         };
         let verdicts = conditions(&Findings::default(), &standing);
-        let enforced = verdicts.iter().find(|verdict| verdict.type_ == "Enforced").expect("Enforced");
+        let enforced = verdicts
+            .iter()
+            .find(|verdict| verdict.type_ == "Enforced")
+            .expect("Enforced");
         assert_eq!(enforced.reason, "RolloutBlocked");
-        assert_eq!(enforced.message, "phase Permissive: waiting for c; look at the log of their agents");
+        assert_eq!(
+            enforced.message,
+            "phase Permissive: waiting for c; look at the log of their agents"
+        );
     }
 }

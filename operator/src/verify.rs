@@ -31,7 +31,9 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<(), String> {
     let deadline = Instant::now() + args.timeout;
     loop {
         let lines = look(&client).await;
-        let good = lines.as_ref().is_ok_and(|lines| lines.iter().all(|line| line.ready));
+        let good = lines
+            .as_ref()
+            .is_ok_and(|lines| lines.iter().all(|line| line.ready));
         if !good && Instant::now() < deadline {
             sleep(PAUSE).await;
             continue;
@@ -39,7 +41,11 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<(), String> {
         let lines = lines.map_err(|error| format!("cannot read the API: {error}"))?;
         table(&lines);
         let missing = lines.iter().filter(|line| !line.ready).count();
-        return if missing == 0 { Ok(()) } else { Err(format!("{missing} of {} nodes are not ready", lines.len())) };
+        return if missing == 0 {
+            Ok(())
+        } else {
+            Err(format!("{missing} of {} nodes are not ready", lines.len()))
+        };
     }
 }
 
@@ -47,15 +53,25 @@ async fn look(client: &Client) -> Result<Vec<Line>, kube::Error> {
     let everything = ListParams::default();
     let agents = Api::<IPsecNode>::all(client.clone()).list(&everything).await?;
     let nodes = Api::<Node>::all(client.clone()).list(&everything).await?;
-    let nodes = nodes.iter().map(NodeFacts::of).filter(|node| node.linux && node.ready);
-    Ok(nodes.map(|node| line(&node, agents.iter().find(|agent| agent.name_any() == node.name))).collect())
+    let nodes = nodes
+        .iter()
+        .map(NodeFacts::of)
+        .filter(|node| node.linux && node.ready);
+    Ok(nodes
+        .map(|node| line(&node, agents.iter().find(|agent| agent.name_any() == node.name)))
+        .collect())
 }
 
 fn line(node: &NodeFacts, agent: Option<&IPsecNode>) -> Line {
     let agent = agent.filter(|agent| agent.spec.node_uid == node.uid);
     let ready = agent.is_some_and(view::is_ready);
-    let conditions = agent.and_then(|agent| agent.status.as_ref()).map(|status| status.conditions.as_slice());
-    let condition = conditions.unwrap_or_default().iter().find(|condition| condition.type_ == "Ready");
+    let conditions = agent
+        .and_then(|agent| agent.status.as_ref())
+        .map(|status| status.conditions.as_slice());
+    let condition = conditions
+        .unwrap_or_default()
+        .iter()
+        .find(|condition| condition.type_ == "Ready");
     let message = match (agent, condition) {
         (None, _) => "no IPsecNode: is an operator leading?".to_owned(),
         (Some(_), None) => "its agent has not reported".to_owned(),
@@ -69,10 +85,18 @@ fn line(node: &NodeFacts, agent: Option<&IPsecNode>) -> Line {
 }
 
 fn table(lines: &[Line]) {
-    let width = lines.iter().map(|line| line.node.len()).max().unwrap_or_default().max(4);
+    let width = lines
+        .iter()
+        .map(|line| line.node.len())
+        .max()
+        .unwrap_or_default()
+        .max(4);
     say(&format!("{:width$}  READY  MESSAGE", "NODE"));
     for line in lines {
-        say(&format!("{:width$}  {:5}  {}", line.node, line.ready, line.message));
+        say(&format!(
+            "{:width$}  {:5}  {}",
+            line.node, line.ready, line.message
+        ));
     }
 }
 
@@ -97,7 +121,10 @@ mod tests {
         }))
         .expect("IPsecNode");
         assert!(line(&node, Some(&agent)).ready);
-        let reborn = NodeFacts { uid: "2".to_owned(), ..node.clone() };
+        let reborn = NodeFacts {
+            uid: "2".to_owned(),
+            ..node.clone()
+        };
         assert!(!line(&reborn, Some(&agent)).ready);
         assert_eq!(line(&node, None).message, "no IPsecNode: is an operator leading?");
     }

@@ -17,18 +17,31 @@ pub(crate) fn selectors(spec: &IPsecTunnelSpec) -> Result<Selectors, InvalidSele
 
 /// Whether the agent says that its node is Ready.
 pub(crate) fn is_ready(agent: &IPsecNode) -> bool {
-    let conditions = agent.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let conditions = agent
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Why a node's agent cannot take part, as (reason, message).
 pub(crate) fn trouble(node: &str, agent: Option<&IPsecNode>) -> Option<(String, String)> {
-    let conditions = agent.and_then(|agent| agent.status.as_ref()).map(|status| status.conditions.as_slice());
+    let conditions = agent
+        .and_then(|agent| agent.status.as_ref())
+        .map(|status| status.conditions.as_slice());
     let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) else {
-        let message = format!("the agent of {node} has not reported yet: check that its pod runs on that node");
+        let message =
+            format!("the agent of {node} has not reported yet: check that its pod runs on that node");
         return Some(("AgentsNotReady".to_owned(), message));
     };
-    let failing = |type_: &str| conditions.iter().find(|c| c.type_ == type_ && c.status == "False");
+    let failing = |type_: &str| {
+        conditions
+            .iter()
+            .find(|c| c.type_ == type_ && c.status == "False")
+    };
     let condition = failing("DataplaneReady").or_else(|| failing("CertificateReady"))?;
     Some((condition.reason.clone(), format!("{node}: {}", condition.message)))
 }
@@ -61,21 +74,42 @@ pub(crate) fn echo(agent: &IPsecNode, tunnel: &str) -> Option<Echo> {
 /// The encapsulations that the spec names; empty means that they are to be detected.
 pub(crate) fn explicit_overlay(spec: &IPsecTunnelSpec) -> BTreeSet<Encapsulation> {
     let entries = spec.traffic.overlay.iter();
-    entries.map(|entry| Encapsulation { protocol: entry.protocol, port: entry.port }).collect()
+    entries
+        .map(|entry| Encapsulation {
+            protocol: entry.protocol,
+            port: entry.port,
+        })
+        .collect()
 }
 
 /// The encapsulations that an agent found; `None` while it has not reported.
 pub(crate) fn detected_overlay(agent: &IPsecNode) -> Option<BTreeSet<Encapsulation>> {
-    let status = agent.status.as_ref().filter(|status| !status.conditions.is_empty())?;
+    let status = agent
+        .status
+        .as_ref()
+        .filter(|status| !status.conditions.is_empty())?;
     let entries = status.overlay.iter();
-    Some(entries.map(|entry| Encapsulation { protocol: entry.protocol, port: entry.port }).collect())
+    Some(
+        entries
+            .map(|entry| Encapsulation {
+                protocol: entry.protocol,
+                port: entry.port,
+            })
+            .collect(),
+    )
 }
 
 /// The published encapsulations with their phases.
 pub(crate) fn published_overlay(tunnel: &IPsecTunnel) -> BTreeMap<Encapsulation, Option<Phase>> {
     let entries = tunnel.status.iter().flat_map(|status| &status.effective_overlay);
     let entry = |entry: &EffectiveOverlay| {
-        (Encapsulation { protocol: entry.protocol, port: entry.port }, entry.phase)
+        (
+            Encapsulation {
+                protocol: entry.protocol,
+                port: entry.port,
+            },
+            entry.phase,
+        )
     };
     entries.map(entry).collect()
 }
@@ -95,4 +129,3 @@ pub(crate) fn rollout(tunnel: &IPsecTunnel) -> Option<(i64, Phase)> {
     let rollout = tunnel.status.as_ref()?.rollout.as_ref()?;
     Some((rollout.generation, rollout.phase))
 }
-

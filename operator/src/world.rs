@@ -10,7 +10,9 @@ use std::time::Duration;
 use futures::channel::mpsc;
 use futures::{SinkExt as _, StreamExt as _};
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, SIGNER};
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -100,7 +102,11 @@ pub(crate) struct Places {
 }
 
 /// Starts all watches in `tasks`.
-pub(crate) fn watch_all(client: &Client, places: &Places, tasks: &mut JoinSet<&'static str>) -> (Triggers, Queues) {
+pub(crate) fn watch_all(
+    client: &Client,
+    places: &Places,
+    tasks: &mut JoinSet<&'static str>,
+) -> (Triggers, Queues) {
     let (tunnels, tunnel_writer) = store();
     let (authorities, authority_writer) = store();
     let (peers, peer_writer) = store();
@@ -138,22 +144,98 @@ pub(crate) fn watch_all(client: &Client, places: &Places, tasks: &mut JoinSet<&'
     };
     macro_rules! watch {
         ($name:literal, $api:expr, $config:expr, $writer:expr, $concerns:expr) => {
-            start($name, Box::pin(watch($name, $api, $config, $writer, triggers.clone(), $concerns)))
+            start(
+                $name,
+                Box::pin(watch(
+                    $name,
+                    $api,
+                    $config,
+                    $writer,
+                    triggers.clone(),
+                    $concerns,
+                )),
+            )
         };
     }
-    watch!("ipsectunnels", Api::all(client.clone()), all.clone(), tunnel_writer, of_tunnel);
-    watch!("ipsecauthorities", Api::all(client.clone()), all.clone(), authority_writer, of_authority);
-    watch!("ipsecpeers", Api::all(client.clone()), all.clone(), peer_writer, of_peer);
-    watch!("ipsecnodes", Api::all(client.clone()), all.clone(), agent_writer, of_agent);
-    watch!("nodes", Api::all(client.clone()), all.clone(), node_writer, of_node);
+    watch!(
+        "ipsectunnels",
+        Api::all(client.clone()),
+        all.clone(),
+        tunnel_writer,
+        of_tunnel
+    );
+    watch!(
+        "ipsecauthorities",
+        Api::all(client.clone()),
+        all.clone(),
+        authority_writer,
+        of_authority
+    );
+    watch!(
+        "ipsecpeers",
+        Api::all(client.clone()),
+        all.clone(),
+        peer_writer,
+        of_peer
+    );
+    watch!(
+        "ipsecnodes",
+        Api::all(client.clone()),
+        all.clone(),
+        agent_writer,
+        of_agent
+    );
+    watch!(
+        "nodes",
+        Api::all(client.clone()),
+        all.clone(),
+        node_writer,
+        of_node
+    );
     let namespaced = Api::namespaced(client.clone(), &places.namespace);
-    watch!("configmaps", namespaced, named(&places.lifecycle_config_map), lifecycle_writer, to_all_tunnels);
-    watch!("certificatesigningrequests", Api::all(client.clone()), ours, request_writer, of_request);
-    watch!("validatingadmissionpolicies", Api::all(client.clone()), all.clone(), policy_writer, to_all_tunnels);
-    watch!("validatingadmissionpolicybindings", Api::all(client.clone()), all.clone(), binding_writer, to_all_tunnels);
+    watch!(
+        "configmaps",
+        namespaced,
+        named(&places.lifecycle_config_map),
+        lifecycle_writer,
+        to_all_tunnels
+    );
+    watch!(
+        "certificatesigningrequests",
+        Api::all(client.clone()),
+        ours,
+        request_writer,
+        of_request
+    );
+    watch!(
+        "validatingadmissionpolicies",
+        Api::all(client.clone()),
+        all.clone(),
+        policy_writer,
+        to_all_tunnels
+    );
+    watch!(
+        "validatingadmissionpolicybindings",
+        Api::all(client.clone()),
+        all.clone(),
+        binding_writer,
+        to_all_tunnels
+    );
     let endpoint_api = Api::namespaced(client.clone(), "default");
-    watch!("endpointslices", endpoint_api, api_server, endpoint_writer, to_all_nodes);
-    watch!("servicecidrs", Api::all(client.clone()), all, service_writer, to_all_nodes);
+    watch!(
+        "endpointslices",
+        endpoint_api,
+        api_server,
+        endpoint_writer,
+        to_all_nodes
+    );
+    watch!(
+        "servicecidrs",
+        Api::all(client.clone()),
+        all,
+        service_writer,
+        to_all_nodes
+    );
     (triggers, queues)
 }
 
@@ -165,7 +247,10 @@ impl Stores {
         where
             K: Resource<DynamicType: Eq + Hash + Clone + Default> + Clone + 'static,
         {
-            while tokio::time::timeout(Duration::from_secs(10), store.wait_until_ready()).await.is_err() {
+            while tokio::time::timeout(Duration::from_secs(10), store.wait_until_ready())
+                .await
+                .is_err()
+            {
                 tracing::warn!(kind = name, "still waiting for the first list");
             }
         }
@@ -214,7 +299,12 @@ impl Triggers {
     /// From now on changes reach the controllers, which look at everything once.
     pub(crate) async fn go_live(&mut self) {
         self.live.store(true, Ordering::Release);
-        for concern in [Concern::AllAuthorities, Concern::AllNodes, Concern::AllTunnels, Concern::AllRequests] {
+        for concern in [
+            Concern::AllAuthorities,
+            Concern::AllNodes,
+            Concern::AllTunnels,
+            Concern::AllRequests,
+        ] {
             self.send(concern).await;
         }
     }
@@ -270,18 +360,29 @@ async fn watch<K>(
                 continue;
             }
         };
-        let Some(event) = readable(name, event) else { continue };
+        let Some(event) = readable(name, event) else {
+            continue;
+        };
         let found = match &event {
             Event::Apply(object) => {
                 let before = reader.get(&ObjectRef::from_obj(object));
                 let is_news = before.as_deref() != Some(object);
-                if is_news { concerns(object, false) } else { Vec::new() }
+                if is_news {
+                    concerns(object, false)
+                } else {
+                    Vec::new()
+                }
             }
             Event::Delete(object) => concerns(object, true),
             Event::Init | Event::InitApply(_) => Vec::new(),
             // A new complete list: whatever was missed in between shows in it.
             Event::InitDone => {
-                vec![Concern::AllAuthorities, Concern::AllNodes, Concern::AllTunnels, Concern::AllRequests]
+                vec![
+                    Concern::AllAuthorities,
+                    Concern::AllNodes,
+                    Concern::AllTunnels,
+                    Concern::AllRequests,
+                ]
             }
         };
         writer.apply_watcher_event(&event);
@@ -320,7 +421,11 @@ where
 
 fn of_tunnel(tunnel: &IPsecTunnel, gone: bool) -> Vec<Concern> {
     // Another tunnel's rank or membership may depend on this one; a deleted one leaves memberships behind.
-    if gone { vec![Concern::AllTunnels, Concern::AllNodes] } else { vec![Concern::Tunnel(tunnel.name_any())] }
+    if gone {
+        vec![Concern::AllTunnels, Concern::AllNodes]
+    } else {
+        vec![Concern::Tunnel(tunnel.name_any())]
+    }
 }
 
 fn of_authority(authority: &IPsecAuthority, gone: bool) -> Vec<Concern> {
@@ -335,7 +440,11 @@ fn of_peer(peer: &IPsecPeer, _gone: bool) -> Vec<Concern> {
 }
 
 fn of_agent(agent: &IPsecNode, _gone: bool) -> Vec<Concern> {
-    vec![Concern::Node(agent.name_any()), Concern::AllTunnels, Concern::AllAuthorities]
+    vec![
+        Concern::Node(agent.name_any()),
+        Concern::AllTunnels,
+        Concern::AllAuthorities,
+    ]
 }
 
 fn of_node(node: &Node, gone: bool) -> Vec<Concern> {
@@ -348,7 +457,11 @@ fn of_node(node: &Node, gone: bool) -> Vec<Concern> {
 }
 
 fn of_request(request: &CertificateSigningRequest, gone: bool) -> Vec<Concern> {
-    if gone { Vec::new() } else { vec![Concern::Request(request.name_any())] }
+    if gone {
+        Vec::new()
+    } else {
+        vec![Concern::Request(request.name_any())]
+    }
 }
 
 fn to_all_tunnels<K>(_object: &K, _gone: bool) -> Vec<Concern> {

@@ -38,16 +38,24 @@ const LOOK: Duration = Duration::from_secs(3600);
 
 /// The authority that signs now, with its object.
 pub(crate) fn active(context: &Context) -> Option<(Arc<IPsecAuthority>, Arc<CertificateAuthority>)> {
-    Some((context.stores().authorities.get(&ObjectRef::new(DEFAULT))?, context.authority()?))
+    Some((
+        context.stores().authorities.get(&ObjectRef::new(DEFAULT))?,
+        context.authority()?,
+    ))
 }
 
 /// One look at one authority.
-pub(crate) async fn reconcile(authority: Arc<IPsecAuthority>, context: Arc<Context>) -> Result<Action, Error> {
+pub(crate) async fn reconcile(
+    authority: Arc<IPsecAuthority>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
     if authority.name_any() != DEFAULT {
         let message = format!("only the authority {DEFAULT} is live today; delete this one or rename it");
         return refuse(&context, &authority, "UnsupportedField", message).await;
     }
-    if let Some(problem) = status::unsupported(ipsecmesh_crds::support::unsupported_authority_fields(&authority.spec)) {
+    if let Some(problem) = status::unsupported(ipsecmesh_crds::support::unsupported_authority_fields(
+        &authority.spec,
+    )) {
         context.set_authority(None);
         return refuse(&context, &authority, "UnsupportedField", problem).await;
     }
@@ -72,13 +80,19 @@ async fn load_or_create(
 ) -> Result<Result<CertificateAuthority, String>, Error> {
     let name = &context.settings.ca_secret;
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let secret = match api.get_opt(name).await.map_err(Error::api::<Secret>("get", name))? {
+    let secret = match api
+        .get_opt(name)
+        .await
+        .map_err(Error::api::<Secret>("get", name))?
+    {
         Some(secret) => secret,
         None => match create_secret(context, &api).await {
             Ok(secret) => secret,
             Err(error) => {
                 let namespace = &context.settings.namespace;
-                return Ok(Err(format!("Secret {namespace}/{name} is missing: {error}; create it empty")));
+                return Ok(Err(format!(
+                    "Secret {namespace}/{name} is missing: {error}; create it empty"
+                )));
             }
         },
     };
@@ -89,11 +103,17 @@ async fn load_or_create(
             let lifetime = authority.spec.ca_lifetime.to_std();
             let (root, data) = CertificateAuthority::generate(&authority.spec.trust_domain, lifetime, now)?;
             keep(context, &api, &secret, &data).await?;
-            tracing::info!(fingerprint = root.fingerprint(), "made a new certificate authority");
+            tracing::info!(
+                fingerprint = root.fingerprint(),
+                "made a new certificate authority"
+            );
             Ok(Ok(root))
         }
         Err(error @ CaError::Build(_)) => Err(error.into()),
-        Err(error) => Ok(Err(format!("Secret {}/{name}: {error}", context.settings.namespace))),
+        Err(error) => Ok(Err(format!(
+            "Secret {}/{name}: {error}",
+            context.settings.namespace
+        ))),
     }
 }
 
@@ -127,7 +147,9 @@ async fn keep(
         ..Secret::default()
     };
     context.metrics.wrote("Secret");
-    let result = api.patch(&name, &PatchParams::default(), &Patch::Merge(&body)).await;
+    let result = api
+        .patch(&name, &PatchParams::default(), &Patch::Merge(&body))
+        .await;
     result.map(drop).map_err(Error::api::<Secret>("fill", &name))
 }
 
@@ -172,7 +194,10 @@ async fn publish(
     verdicts.push(match problem {
         Some(problem) => Verdict::new("Ready", Truth::False, "NoRoot", problem),
         None => {
-            let message = format!("{}/{} nodes hold a certificate of the active CA", counts.issued_by_active, counts.total);
+            let message = format!(
+                "{}/{} nodes hold a certificate of the active CA",
+                counts.issued_by_active, counts.total
+            );
             Verdict::new("Ready", Truth::True, "Issuing", message)
         }
     });
@@ -210,9 +235,15 @@ fn describe(context: &Context, root: &CertificateAuthority, status: &mut IPsecAu
     let linux = context.stores().nodes.state();
     let agents = context.stores().agents.state();
     let reports: Vec<_> = agents.iter().filter_map(|agent| agent.status.as_ref()).collect();
-    let trusting = reports.iter().filter(|report| report.bundle_hash.as_ref() == Some(&hash)).count();
+    let trusting = reports
+        .iter()
+        .filter(|report| report.bundle_hash.as_ref() == Some(&hash))
+        .count();
     let issuer = |report: &&&ipsecmesh_crds::IPsecNodeStatus| {
-        report.certificate.as_ref().is_some_and(|certificate| certificate.issuer == root.fingerprint())
+        report
+            .certificate
+            .as_ref()
+            .is_some_and(|certificate| certificate.issuer == root.fingerprint())
     };
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let nodes = AuthorityNodes {
@@ -221,7 +252,9 @@ fn describe(context: &Context, root: &CertificateAuthority, status: &mut IPsecAu
         issued_by_active: count(reports.iter().filter(issuer).count()),
     };
     status.nodes = Some(nodes);
-    status.summary = Some(AuthoritySummary { nodes: format!("{}/{}", nodes.issued_by_active, nodes.total) });
+    status.summary = Some(AuthoritySummary {
+        nodes: format!("{}/{}", nodes.issued_by_active, nodes.total),
+    });
     status.rotation.get_or_insert_with(RotationStatus::default);
     status.active_ca = Some(entry.clone());
     status.trusted = vec![entry];
@@ -229,14 +262,24 @@ fn describe(context: &Context, root: &CertificateAuthority, status: &mut IPsecAu
     status.bundle_hash = Some(hash);
 }
 
-async fn expiry(context: &Context, authority: &IPsecAuthority, root: &CertificateAuthority) -> Option<Verdict> {
-    let left = root.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+async fn expiry(
+    context: &Context,
+    authority: &IPsecAuthority,
+    root: &CertificateAuthority,
+) -> Option<Verdict> {
+    let left = root
+        .not_after()
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
     if left > EXPIRES_SOON.min(authority.spec.ca_lifetime.to_std() / 3) {
         return None;
     }
     let days = left.as_secs() / (24 * 3600);
     let message = format!("the root certificate expires in {days} days and rotation is not automatic yet");
-    context.events.warning(authority, "CAExpiresSoon", message.clone()).await;
+    context
+        .events
+        .warning(authority, "CAExpiresSoon", message.clone())
+        .await;
     Some(Verdict::new("ExpiringSoon", Truth::True, "RootExpires", message))
 }
 
@@ -244,14 +287,26 @@ fn conditions(
     authority: &IPsecAuthority,
     verdicts: &[Verdict],
 ) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-    let before = authority.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let before = authority
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
     status::merge(before, verdicts, authority.metadata.generation, Timestamp::now())
 }
 
-async fn write(context: &Context, authority: &IPsecAuthority, status: IPsecAuthorityStatus) -> Result<(), Error> {
+async fn write(
+    context: &Context,
+    authority: &IPsecAuthority,
+    status: IPsecAuthorityStatus,
+) -> Result<(), Error> {
     if authority.status.as_ref() == Some(&status) {
         return Ok(());
     }
     let api: Api<IPsecAuthority> = Api::all(context.client.clone());
-    context.writer().apply_status(&api, authority, &status).await.map(drop)
+    context
+        .writer()
+        .apply_status(&api, authority, &status)
+        .await
+        .map(drop)
 }

@@ -20,9 +20,9 @@ use crate::context::Context;
 use crate::controller::authority::active;
 use crate::metrics::Decision;
 use crate::pki::ca::CertificateAuthority;
+use crate::pki::fingerprint;
 use crate::pki::profile::NodeProfile;
 use crate::pki::signer::{self, Claims, Denial, Request};
-use crate::pki::fingerprint;
 
 /// Nothing to do before something changes; a look in between costs nothing.
 const WAIT: Duration = Duration::from_secs(5);
@@ -31,7 +31,10 @@ const WAIT: Duration = Duration::from_secs(5);
 const MAX_KEYS: usize = 2;
 
 /// One look at one request.
-pub(crate) async fn reconcile(csr: Arc<CertificateSigningRequest>, context: Arc<Context>) -> Result<Action, Error> {
+pub(crate) async fn reconcile(
+    csr: Arc<CertificateSigningRequest>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
     if csr.spec.signer_name != SIGNER || is_settled(&csr) {
         return Ok(Action::await_change());
     }
@@ -52,14 +55,22 @@ pub(crate) async fn reconcile(csr: Arc<CertificateSigningRequest>, context: Arc<
         if let Err(wait) = context.admit(&claims.node_name) {
             let denial = Denial {
                 reason: "TooManyRequests",
-                message: format!("node {} asks too often; ask again after {} s", claims.node_name, wait.as_secs()),
+                message: format!(
+                    "node {} asks too often; ask again after {} s",
+                    claims.node_name,
+                    wait.as_secs()
+                ),
             };
             return deny(&context, &csr, Some(claims), &denial).await;
         }
         approve(&context, &csr, &request).await?;
     }
     if !publish_key(&context, claims, &fingerprint(&request.spki)).await? {
-        tracing::info!(csr = csr.name_any(), node = claims.node_name, "waits for the node's IPsecPeer");
+        tracing::info!(
+            csr = csr.name_any(),
+            node = claims.node_name,
+            "waits for the node's IPsecPeer"
+        );
         return Ok(Action::requeue(Duration::from_secs(1)));
     }
     issue(&context, &csr, &request, &owner, &authority).await?;
@@ -68,7 +79,11 @@ pub(crate) async fn reconcile(csr: Arc<CertificateSigningRequest>, context: Arc<
 
 /// Whether nothing is left to do: denied, failed, or signed.
 fn is_settled(csr: &CertificateSigningRequest) -> bool {
-    let signed = csr.status.as_ref().and_then(|status| status.certificate.as_ref()).is_some_and(|c| !c.0.is_empty());
+    let signed = csr
+        .status
+        .as_ref()
+        .and_then(|status| status.certificate.as_ref())
+        .is_some_and(|c| !c.0.is_empty());
     signed || has_condition(csr, "Denied") || has_condition(csr, "Failed")
 }
 
@@ -77,7 +92,11 @@ fn is_approved(csr: &CertificateSigningRequest) -> bool {
 }
 
 fn has_condition(csr: &CertificateSigningRequest, type_: &str) -> bool {
-    let conditions = csr.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let conditions = csr
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
     conditions.iter().any(|condition| condition.type_ == type_)
 }
 
@@ -85,8 +104,14 @@ fn has_condition(csr: &CertificateSigningRequest, type_: &str) -> bool {
 async fn live(context: &Context, claims: &Claims) -> Result<(Option<Node>, Option<Pod>), Error> {
     let nodes: Api<Node> = Api::all(context.client.clone());
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &context.settings.agent.namespace);
-    let node = nodes.get_opt(&claims.node_name).await.map_err(Error::api::<Node>("get", &claims.node_name))?;
-    let pod = pods.get_opt(&claims.pod_name).await.map_err(Error::api::<Pod>("get", &claims.pod_name))?;
+    let node = nodes
+        .get_opt(&claims.node_name)
+        .await
+        .map_err(Error::api::<Node>("get", &claims.node_name))?;
+    let pod = pods
+        .get_opt(&claims.pod_name)
+        .await
+        .map_err(Error::api::<Pod>("get", &claims.pod_name))?;
     Ok((node, pod))
 }
 
@@ -111,7 +136,10 @@ async fn deny(
     let agent = claims.and_then(|claims| context.stores().agents.get(&ObjectRef::new(&claims.node_name)));
     if let Some(agent) = agent {
         let note = format!("{}: {}", csr.name_any(), denial.message);
-        context.events.warning::<IPsecNode>(&agent, "CertificateDenied", note).await;
+        context
+            .events
+            .warning::<IPsecNode>(&agent, "CertificateDenied", note)
+            .await;
     }
     Ok(Action::await_change())
 }
@@ -126,7 +154,12 @@ async fn decide(
 ) -> Result<(), Error> {
     let name = csr.name_any();
     let now = Time(Timestamp::now());
-    let mut conditions = csr.status.clone().unwrap_or_default().conditions.unwrap_or_default();
+    let mut conditions = csr
+        .status
+        .clone()
+        .unwrap_or_default()
+        .conditions
+        .unwrap_or_default();
     conditions.push(CertificateSigningRequestCondition {
         type_: type_.to_owned(),
         status: "True".to_owned(),
@@ -140,16 +173,23 @@ async fn decide(
         "status": {"conditions": conditions},
     });
     let api: Api<CertificateSigningRequest> = Api::all(context.client.clone());
-    let result = api.patch_approval(&name, &PatchParams::default(), &Patch::Merge(&body)).await;
+    let result = api
+        .patch_approval(&name, &PatchParams::default(), &Patch::Merge(&body))
+        .await;
     context.metrics.wrote("CertificateSigningRequest");
-    result.map(drop).map_err(Error::api::<CertificateSigningRequest>("decide on", &name))
+    result
+        .map(drop)
+        .map_err(Error::api::<CertificateSigningRequest>("decide on", &name))
 }
 
 /// Puts the key into the directory before the certificate exists: peers refuse a key that is not there.
 /// False while the node has no directory entry yet.
 async fn publish_key(context: &Context, claims: &Claims, key: &str) -> Result<bool, Error> {
     let api: Api<IPsecPeer> = Api::all(context.client.clone());
-    let found = api.get_opt(&claims.node_name).await.map_err(Error::api::<IPsecPeer>("get", &claims.node_name))?;
+    let found = api
+        .get_opt(&claims.node_name)
+        .await
+        .map_err(Error::api::<IPsecPeer>("get", &claims.node_name))?;
     let Some(mut peer) = found.filter(|peer| peer.spec.node_uid == claims.node_uid) else {
         return Ok(false);
     };
@@ -188,15 +228,27 @@ async fn issue(
     let name = csr.name_any();
     let body = serde_json::json!({"status": {"certificate": ByteString(issued.pem.into_bytes())}});
     let api: Api<CertificateSigningRequest> = Api::all(context.client.clone());
-    let result = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body)).await;
+    let result = api
+        .patch_status(&name, &PatchParams::default(), &Patch::Merge(&body))
+        .await;
     context.metrics.wrote("CertificateSigningRequest");
     result.map_err(Error::api::<CertificateSigningRequest>("sign", &name))?;
     context.metrics.decided(Decision::Issued, "RequesterVerified");
-    tracing::info!(csr = name, node = claims.node_name, serial = issued.serial, "issued a certificate");
+    tracing::info!(
+        csr = name,
+        node = claims.node_name,
+        serial = issued.serial,
+        "issued a certificate"
+    );
     if let Some(agent) = context.stores().agents.get(&ObjectRef::new(&claims.node_name)) {
-        let until = Timestamp::try_from(issued.not_after).map(|time| time.to_string()).unwrap_or_default();
+        let until = Timestamp::try_from(issued.not_after)
+            .map(|time| time.to_string())
+            .unwrap_or_default();
         let note = format!("serial {}, valid until {until}", issued.serial);
-        context.events.normal::<IPsecNode>(&agent, "CertificateIssued", note).await;
+        context
+            .events
+            .normal::<IPsecNode>(&agent, "CertificateIssued", note)
+            .await;
     }
     Ok(())
 }

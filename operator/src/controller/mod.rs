@@ -27,13 +27,41 @@ use crate::world::Queues;
 pub(crate) fn start(context: &Arc<Context>, queues: Queues, tasks: &mut JoinSet<&'static str>) {
     let stores = context.stores();
     let (label, store) = (ControllerLabel::Tunnel, stores.tunnels.clone());
-    tasks.spawn(run("tunnel", label, Arc::clone(context), store, queues.tunnels, tunnel::reconcile));
+    tasks.spawn(run(
+        "tunnel",
+        label,
+        Arc::clone(context),
+        store,
+        queues.tunnels,
+        tunnel::reconcile,
+    ));
     let (label, store) = (ControllerLabel::Authority, stores.authorities.clone());
-    tasks.spawn(run("authority", label, Arc::clone(context), store, queues.authorities, authority::reconcile));
+    tasks.spawn(run(
+        "authority",
+        label,
+        Arc::clone(context),
+        store,
+        queues.authorities,
+        authority::reconcile,
+    ));
     let (label, store) = (ControllerLabel::Node, stores.nodes.clone());
-    tasks.spawn(run("node", label, Arc::clone(context), store, queues.nodes, node::reconcile));
+    tasks.spawn(run(
+        "node",
+        label,
+        Arc::clone(context),
+        store,
+        queues.nodes,
+        node::reconcile,
+    ));
     let (label, store) = (ControllerLabel::Csr, stores.requests.clone());
-    tasks.spawn(run("csr", label, Arc::clone(context), store, queues.requests, csr::reconcile));
+    tasks.spawn(run(
+        "csr",
+        label,
+        Arc::clone(context),
+        store,
+        queues.requests,
+        csr::reconcile,
+    ));
 }
 
 /// Runs one controller: one object is never reconciled twice at the same time, and requests for the same object merge.
@@ -54,7 +82,11 @@ where
         let started = Instant::now();
         async move {
             let result = reconcile(Arc::clone(&object), Arc::clone(&context)).await;
-            let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
+            let outcome = if result.is_ok() {
+                Outcome::Ok
+            } else {
+                Outcome::Error
+            };
             context.metrics.reconciled(label, outcome, started.elapsed());
             if result.is_ok() {
                 context.succeeded(name, &object.name_any());
@@ -67,7 +99,11 @@ where
         // A newer version is on its way to the store and starts the next attempt; the pause is for safety only.
         let pause = context.back_off(name, &object.name_any());
         if error.is_conflict() {
-            tracing::debug!(controller = name, object = object.name_any(), "planned from an old version");
+            tracing::debug!(
+                controller = name,
+                object = object.name_any(),
+                "planned from an old version"
+            );
         } else {
             tracing::warn!(controller = name, object = object.name_any(), %error, ?pause, "tried again");
         }

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipsecmesh_crds::peer::Membership;
-use ipsecmesh_crds::{AGENT_NOT_READY_TAINT, IPsecNode, IPsecNodeSpec, IPsecPeer, IPsecPeerSpec, Phase, identity};
+use ipsecmesh_crds::{
+    AGENT_NOT_READY_TAINT, IPsecNode, IPsecNodeSpec, IPsecPeer, IPsecPeerSpec, Phase, identity,
+};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, Preconditions};
@@ -43,7 +45,11 @@ async fn ensure_agent(context: &Context, facts: &NodeFacts) -> Result<Option<Arc
     let known = match known {
         Some(known) => Some(known),
         // The store lags behind: what was just made must not be written over.
-        None => api.get_opt(&facts.name).await.map_err(Error::api::<IPsecNode>("get", &facts.name))?.map(Arc::new),
+        None => api
+            .get_opt(&facts.name)
+            .await
+            .map_err(Error::api::<IPsecNode>("get", &facts.name))?
+            .map(Arc::new),
     };
     if let Some(known) = known {
         if known.spec.node_uid == facts.uid {
@@ -60,7 +66,11 @@ async fn ensure_agent(context: &Context, facts: &NodeFacts) -> Result<Option<Arc
         },
     );
     made.metadata = owned_by(facts);
-    context.writer().apply(&api, &made).await.map(|made| Some(Arc::new(made)))
+    context
+        .writer()
+        .apply(&api, &made)
+        .await
+        .map(|made| Some(Arc::new(made)))
 }
 
 /// The Node's IPsecPeer: made where it is missing, patched where an address, the boot or a membership's tunnel changed.
@@ -71,12 +81,19 @@ async fn ensure_peer(context: &Context, facts: &NodeFacts, agent: Option<&IPsecN
     };
     let publication = publication(context, facts);
     if let (Some(agent), false) = (agent, publication.refused.is_empty()) {
-        context.events.warning(agent, "AddressConflict", publication.refused.join("; ")).await;
+        context
+            .events
+            .warning(agent, "AddressConflict", publication.refused.join("; "))
+            .await;
     }
     let api: Api<IPsecPeer> = Api::all(context.client.clone());
     let known = match stores.peers.get(&ObjectRef::new(&facts.name)) {
         Some(known) => Some(known),
-        None => api.get_opt(&facts.name).await.map_err(Error::api::<IPsecPeer>("get", &facts.name))?.map(Arc::new),
+        None => api
+            .get_opt(&facts.name)
+            .await
+            .map_err(Error::api::<IPsecPeer>("get", &facts.name))?
+            .map(Arc::new),
     };
     let Some(known) = known else {
         // A peer without an address cannot be reached: it is published as soon as it has one.
@@ -96,8 +113,15 @@ async fn ensure_peer(context: &Context, facts: &NodeFacts, agent: Option<&IPsecN
     if known.spec.node_uid != facts.uid {
         return delete_stale(context, &api, known.as_ref()).await;
     }
-    let mut desired = spec(facts, &publication, &authority.spec.trust_domain, Some(&known.spec));
-    desired.memberships.retain(|membership| stores.tunnels.get(&ObjectRef::new(&membership.tunnel)).is_some());
+    let mut desired = spec(
+        facts,
+        &publication,
+        &authority.spec.trust_domain,
+        Some(&known.spec),
+    );
+    desired
+        .memberships
+        .retain(|membership| stores.tunnels.get(&ObjectRef::new(&membership.tunnel)).is_some());
     if desired == known.spec {
         return Ok(());
     }
@@ -141,22 +165,42 @@ fn joining(context: &Context, facts: &NodeFacts) -> Vec<Membership> {
             phase: None,
         })
     };
-    let mut memberships: Vec<Membership> = context.stores().tunnels.state().iter().filter_map(member).collect();
+    let mut memberships: Vec<Membership> = context
+        .stores()
+        .tunnels
+        .state()
+        .iter()
+        .filter_map(member)
+        .collect();
     memberships.sort_by(|a, b| a.tunnel.cmp(&b.tunnel));
     memberships
 }
 
 fn publication(context: &Context, facts: &NodeFacts) -> Publication {
     let stores = context.stores();
-    let nodes: Vec<NodeFacts> = stores.nodes.state().iter().map(|node| NodeFacts::of(node)).collect();
+    let nodes: Vec<NodeFacts> = stores
+        .nodes
+        .state()
+        .iter()
+        .map(|node| NodeFacts::of(node))
+        .collect();
     let published: BTreeMap<IpAddr, String> = stores
         .peers
         .state()
         .iter()
-        .filter(|peer| nodes.iter().any(|node| node.name == peer.name_any() && node.uid == peer.spec.node_uid))
+        .filter(|peer| {
+            nodes
+                .iter()
+                .any(|node| node.name == peer.name_any() && node.uid == peer.spec.node_uid)
+        })
         .flat_map(|peer| {
             let owner = peer.name_any();
-            let addresses: Vec<IpAddr> = peer.spec.addresses.iter().filter_map(|a| a.parse().ok()).collect();
+            let addresses: Vec<IpAddr> = peer
+                .spec
+                .addresses
+                .iter()
+                .filter_map(|a| a.parse().ok())
+                .collect();
             addresses.into_iter().map(move |address| (address, owner.clone()))
         })
         .collect();
@@ -166,9 +210,15 @@ fn publication(context: &Context, facts: &NodeFacts) -> Publication {
 fn rules(context: &Context) -> AddressRules {
     let stores = context.stores();
     let slices = stores.endpoints.state();
-    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
+    let endpoints = slices
+        .iter()
+        .flat_map(|slice| &slice.endpoints)
+        .flat_map(|endpoint| &endpoint.addresses);
     let cidrs = stores.service_cidrs.state();
-    let services = cidrs.iter().filter_map(|cidr| cidr.spec.as_ref()).flat_map(|spec| spec.cidrs.iter().flatten());
+    let services = cidrs
+        .iter()
+        .filter_map(|cidr| cidr.spec.as_ref())
+        .flat_map(|spec| spec.cidrs.iter().flatten());
     AddressRules {
         allowed: context.settings.node_cidrs.clone(),
         api_server: endpoints.filter_map(|address| address.parse().ok()).collect(),
@@ -201,7 +251,11 @@ where
         resource_version: None,
     });
     context.metrics.wrote(&K::kind(&()));
-    match api.delete(&name, &params).await.map_err(Error::api::<K>("delete", &name)) {
+    match api
+        .delete(&name, &params)
+        .await
+        .map_err(Error::api::<K>("delete", &name))
+    {
         Err(error) if !error.is_not_found() => Err(error),
         Ok(_) | Err(_) => Ok(()),
     }
@@ -209,7 +263,11 @@ where
 
 /// Removes the taint that kept pods away until the agent was ready.
 async fn remove_taint(context: &Context, node: &Node) -> Result<(), Error> {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let taints = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.as_deref())
+        .unwrap_or_default();
     let Some(index) = taints.iter().position(|taint| taint.key == AGENT_NOT_READY_TAINT) else {
         return Ok(());
     };
@@ -223,7 +281,9 @@ async fn remove_taint(context: &Context, node: &Node) -> Result<(), Error> {
     let patch: Patch<()> = Patch::Json(serde_json::from_value(steps)?);
     let api: Api<Node> = Api::all(context.client.clone());
     context.metrics.wrote("Node");
-    api.patch(&name, &PatchParams::default(), &patch).await.map_err(Error::api::<Node>("untaint", &name))?;
+    api.patch(&name, &PatchParams::default(), &patch)
+        .await
+        .map_err(Error::api::<Node>("untaint", &name))?;
     tracing::info!(node = name, "the agent is ready: removed the taint");
     Ok(())
 }

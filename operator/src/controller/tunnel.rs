@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::{TryStreamExt as _, stream};
 use ipsecmesh_crds::peer::{Membership, Side};
 use ipsecmesh_crds::tunnel::{
-    EffectiveProposals, FailingPair, FailurePolicy, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout, RolloutMode,
-    TunnelSummary,
+    EffectiveProposals, FailingPair, FailurePolicy, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout,
+    RolloutMode, TunnelSummary,
 };
 use ipsecmesh_crds::{FINALIZER, IPsecNode, IPsecPeer, IPsecTunnel, Phase, phase};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -98,20 +98,37 @@ impl<'a> Look<'a> {
     fn new(context: &'a Context, tunnel: &'a IPsecTunnel) -> Self {
         let stores = context.stores();
         let name = tunnel.name_any();
-        let facts = stores.nodes.state().into_iter().map(|node| NodeFacts::of(&node)).filter(|node| node.linux);
+        let facts = stores
+            .nodes
+            .state()
+            .into_iter()
+            .map(|node| NodeFacts::of(&node))
+            .filter(|node| node.linux);
         let nodes: BTreeMap<String, NodeFacts> = facts.map(|node| (node.name.clone(), node)).collect();
         let is_of_node = |node: &str, uid: &str| nodes.get(node).is_some_and(|known| known.uid == uid);
-        let peers = stores.peers.state().into_iter().filter(|peer| is_of_node(&peer.name_any(), &peer.spec.node_uid));
+        let peers = stores
+            .peers
+            .state()
+            .into_iter()
+            .filter(|peer| is_of_node(&peer.name_any(), &peer.spec.node_uid));
         let peers: BTreeMap<String, Arc<IPsecPeer>> = peers.map(|peer| (peer.name_any(), peer)).collect();
         let agents = stores.agents.state().into_iter();
         let agents = agents.filter(|agent| is_of_node(&agent.name_any(), &agent.spec.node_uid));
         let agents = agents.map(|agent| (agent.name_any(), agent)).collect();
         let members = peers.iter().filter_map(|(node, peer)| {
-            let membership = peer.spec.memberships.iter().find(|membership| membership.tunnel == name)?;
+            let membership = peer
+                .spec
+                .memberships
+                .iter()
+                .find(|membership| membership.tunnel == name)?;
             Some((node.clone(), membership.clone()))
         });
         let marker = stores.lifecycle.state().iter().any(|config| {
-            config.data.as_ref().and_then(|data| data.get("uninstall")).is_some_and(|value| value == "true")
+            config
+                .data
+                .as_ref()
+                .and_then(|data| data.get("uninstall"))
+                .is_some_and(|value| value == "true")
         });
         Self {
             context,
@@ -149,7 +166,10 @@ impl<'a> Look<'a> {
         let selectors = view::selectors(spec);
         let sides = match &selectors {
             Ok(selectors) => {
-                let sides = self.nodes.values().filter_map(|node| Some((node.name.clone(), selectors.side(node)?)));
+                let sides = self
+                    .nodes
+                    .values()
+                    .filter_map(|node| Some((node.name.clone(), selectors.side(node)?)));
                 sides.collect()
             }
             Err(error) => {
@@ -158,7 +178,13 @@ impl<'a> Look<'a> {
             }
         };
         let authority = spec.auth.authority().unwrap_or(DEFAULT);
-        if self.context.stores().authorities.get(&ObjectRef::new(authority)).is_none() {
+        if self
+            .context
+            .stores()
+            .authorities
+            .get(&ObjectRef::new(authority))
+            .is_none()
+        {
             let message = format!(
                 "spec.auth.certificate.authorityRef.name: there is no IPsecAuthority {authority:?}; create it, or name one of: kubectl get ipsecauthorities"
             );
@@ -199,24 +225,36 @@ impl<'a> Look<'a> {
         if !explicit.is_empty() {
             return Ok(explicit);
         }
-        let ready = selected.keys().filter(|node| self.nodes.get(*node).is_some_and(|node| node.ready));
+        let ready = selected
+            .keys()
+            .filter(|node| self.nodes.get(*node).is_some_and(|node| node.ready));
         let reports = ready.map(|node| {
-            let report = self.agents.get(node).and_then(|agent| view::detected_overlay(agent));
+            let report = self
+                .agents
+                .get(node)
+                .and_then(|agent| view::detected_overlay(agent));
             (node.clone(), report)
         });
         match detect(&reports.collect()) {
             Detected::Agreed(entries) => Ok(entries),
             Detected::Mismatch(found) => Err(Problem::new(
                 "OverlayMismatch",
-                format!("nodes have different overlays: {}; set spec.traffic.overlay", describe(&found)),
+                format!(
+                    "nodes have different overlays: {}; set spec.traffic.overlay",
+                    describe(&found)
+                ),
             )),
             Detected::Nothing if self.overlay.is_empty() => Err(Problem::new(
                 "NoOverlayDetected",
-                "no node has a VXLAN or Geneve device: set spec.traffic.overlay, or install the CNI".to_owned(),
+                "no node has a VXLAN or Geneve device: set spec.traffic.overlay, or install the CNI"
+                    .to_owned(),
             )),
             Detected::Unknown(silent) if self.overlay.is_empty() => {
                 let nodes = crate::plan::echo::names(&silent);
-                Err(Problem::new("Reconciling", format!("waiting for the overlay that the agents of {nodes} find")))
+                Err(Problem::new(
+                    "Reconciling",
+                    format!("waiting for the overlay that the agents of {nodes} find"),
+                ))
             }
             Detected::Nothing | Detected::Unknown(_) => Ok(self.overlay.keys().copied().collect()),
         }
@@ -229,7 +267,11 @@ impl Look<'_> {
         let goal = self.goal();
         let keeps = self.tunnel.spec.suspend || findings.accepted.is_some() || findings.refs.is_some();
         let moves = goal == Goal::Remove || !keeps;
-        let wanted = if goal == Goal::Remove || keeps { self.sides() } else { selected.clone() };
+        let wanted = if goal == Goal::Remove || keeps {
+            self.sides()
+        } else {
+            selected.clone()
+        };
         let entries = if goal == Goal::Remove || keeps {
             self.overlay.keys().copied().collect()
         } else {
@@ -242,13 +284,21 @@ impl Look<'_> {
         // Without nodes or traffic there is nothing to roll out yet.
         let idle = rollout.is_none() && (goal == Goal::Remove || wanted.is_empty() || entries.is_empty());
         let phase = rollout.map(|(_, phase)| phase).unwrap_or_default();
-        let rest = plan_members(&self.name, &self.members, &self.published_only(&wanted), phase, false);
+        let rest = plan_members(
+            &self.name,
+            &self.members,
+            &self.published_only(&wanted),
+            phase,
+            false,
+        );
         let edited = self.is_edited();
-        let settled = rest == self.members && transition(&self.overlay, &entries, phase, false) == self.overlay;
+        let settled =
+            rest == self.members && transition(&self.overlay, &entries, phase, false) == self.overlay;
         let expected = rollout.map(|(generation, phase)| self.expected(generation, phase));
         let followers = self.followers(&selected, &rest);
         let lags = self.lags(&followers, expected.as_ref(), goal);
-        let acked = settled && !edited && expected.is_some() && lags.is_empty() && findings.distrust.is_none();
+        let acked =
+            settled && !edited && expected.is_some() && lags.is_empty() && findings.distrust.is_none();
         let acknowledged = self.acknowledged(expected.as_ref(), acked);
         let overrides: Vec<Phase> = self.overrides_in_force();
         let drains = needs_drain(phase, overrides.iter().copied());
@@ -274,16 +324,30 @@ impl Look<'_> {
             return plan;
         }
         if goal != Goal::Remove {
-            plan.members = plan_members(&self.name, &self.members, &self.published_only(&wanted), phase, step);
+            plan.members = plan_members(
+                &self.name,
+                &self.members,
+                &self.published_only(&wanted),
+                phase,
+                step,
+            );
             plan.overlay = transition(&self.overlay, &entries, phase, step);
         }
         let gated = self.tunnel.spec.rollout == RolloutMode::Gated;
-        let situation = Situation { phase: rollout.map(|(_, phase)| phase), goal, gated, acknowledged };
+        let situation = Situation {
+            phase: rollout.map(|(_, phase)| phase),
+            goal,
+            gated,
+            acknowledged,
+        };
         let next = next_phase(situation);
         let restarts = phase == Phase::Removing && next == Phase::Permissive;
         let generation = rollout.map_or(1, |(generation, _)| generation + i64::from(edited || restarts));
         plan.rollout = Some((generation, next));
-        plan.again = acknowledged.filter(|_| drains).and_then(|time| DRAIN.checked_sub(time)).filter(|t| !t.is_zero());
+        plan.again = acknowledged
+            .filter(|_| drains)
+            .and_then(|time| DRAIN.checked_sub(time))
+            .filter(|t| !t.is_zero());
         self.watch_the_clock(&mut plan, acked);
         plan
     }
@@ -305,13 +369,19 @@ impl Look<'_> {
             plan.again = plan.again.or(Some(Duration::from_secs(30)));
             return;
         }
-        let target = if plan.goal == Goal::Permit { Phase::Permissive } else { Phase::Enforcing };
+        let target = if plan.goal == Goal::Permit {
+            Phase::Permissive
+        } else {
+            Phase::Enforcing
+        };
         let arrived = phase == Some(target) && !plan.in_transition;
         let state = format!("{:?} {}", plan.expected, arrived || acked);
         let waits = self.context.lasting("rollout", &self.name, &state);
         if !arrived && !acked {
             plan.blocked = waits >= BLOCKED_AFTER;
-            plan.again = plan.again.or_else(|| BLOCKED_AFTER.checked_sub(waits).filter(|left| !left.is_zero()));
+            plan.again = plan
+                .again
+                .or_else(|| BLOCKED_AFTER.checked_sub(waits).filter(|left| !left.is_zero()));
         }
     }
 
@@ -322,20 +392,30 @@ impl Look<'_> {
     /// Since when the tunnel is on its way out.
     fn going_since(&self) -> Duration {
         match &self.tunnel.metadata.deletion_timestamp {
-            Some(time) => Timestamp::now().duration_since(time.0).try_into().unwrap_or_default(),
+            Some(time) => Timestamp::now()
+                .duration_since(time.0)
+                .try_into()
+                .unwrap_or_default(),
             None => self.context.lasting("uninstall", &self.name, "on"),
         }
     }
 
     /// Whether the spec is another one than the one that is published.
     fn is_edited(&self) -> bool {
-        let observed = self.tunnel.status.as_ref().and_then(|status| status.observed_generation);
+        let observed = self
+            .tunnel
+            .status
+            .as_ref()
+            .and_then(|status| status.observed_generation);
         observed.is_some() && observed != self.tunnel.metadata.generation
     }
 
     /// The present members' sides.
     fn sides(&self) -> BTreeMap<String, Side> {
-        self.members.iter().map(|(node, membership)| (node.clone(), membership.side)).collect()
+        self.members
+            .iter()
+            .map(|(node, membership)| (node.clone(), membership.side))
+            .collect()
     }
 
     /// Only a node with a directory entry can be a member.
@@ -346,7 +426,8 @@ impl Look<'_> {
 
     fn expected(&self, generation: i64, phase: Phase) -> Expected {
         let peers = self.context.stores().peers.state();
-        let names: Vec<(String, Arc<IPsecPeer>)> = peers.into_iter().map(|peer| (peer.name_any(), peer)).collect();
+        let names: Vec<(String, Arc<IPsecPeer>)> =
+            peers.into_iter().map(|peer| (peer.name_any(), peer)).collect();
         let specs = names.iter().map(|(name, peer)| (name.as_str(), &peer.spec));
         let overlay = view::effective_overlay(&self.overlay);
         Expected {
@@ -358,11 +439,17 @@ impl Look<'_> {
 
     fn overrides_in_force(&self) -> Vec<Phase> {
         let members = self.members.values().filter_map(|membership| membership.phase);
-        members.chain(self.overlay.values().filter_map(|phase| *phase)).collect()
+        members
+            .chain(self.overlay.values().filter_map(|phase| *phase))
+            .collect()
     }
 
     /// All nodes that take part, those on their way out included.
-    fn followers(&self, selected: &BTreeMap<String, Side>, planned: &BTreeMap<String, Membership>) -> Vec<Follower> {
+    fn followers(
+        &self,
+        selected: &BTreeMap<String, Side>,
+        planned: &BTreeMap<String, Membership>,
+    ) -> Vec<Follower> {
         let counts = peer_counts(&self.sides());
         let all: BTreeSet<&String> = selected.keys().chain(self.members.keys()).collect();
         let follower = |name: &String| {
@@ -389,18 +476,40 @@ impl Look<'_> {
             return BTreeMap::new();
         };
         let spec = &self.tunnel.spec;
-        let most = followers.iter().map(|follower| follower.peers).max().unwrap_or_default();
-        let rises = expected.phase == Phase::Permissive || self.overrides_in_force().contains(&Phase::Permissive);
+        let most = followers
+            .iter()
+            .map(|follower| follower.peers)
+            .max()
+            .unwrap_or_default();
+        let rises =
+            expected.phase == Phase::Permissive || self.overrides_in_force().contains(&Phase::Permissive);
         let with_sas = goal == Goal::Enforce && rises && spec.child_sa.initiation.is_eager(most);
-        let ready: BTreeSet<&str> = followers.iter().filter(|f| f.ready).map(|f| f.name.as_str()).collect();
+        let ready: BTreeSet<&str> = followers
+            .iter()
+            .filter(|f| f.ready)
+            .map(|f| f.name.as_str())
+            .collect();
         let unready = followers.len() - ready.len();
-        let lag = |follower: &Follower| Some((follower.name.clone(), follower.lag(expected, with_sas, &ready, unready)?));
-        followers.iter().filter(|follower| follower.ready).filter_map(lag).collect()
+        let lag = |follower: &Follower| {
+            Some((
+                follower.name.clone(),
+                follower.lag(expected, with_sas, &ready, unready)?,
+            ))
+        };
+        followers
+            .iter()
+            .filter(|follower| follower.ready)
+            .filter_map(lag)
+            .collect()
     }
 
     /// For how long all have acknowledged what is published.
     fn acknowledged(&self, expected: Option<&Expected>, acked: bool) -> Option<Duration> {
-        let state = if acked { format!("{expected:?}") } else { String::new() };
+        let state = if acked {
+            format!("{expected:?}")
+        } else {
+            String::new()
+        };
         let time = self.context.lasting("acknowledged", &self.name, &state);
         acked.then_some(time)
     }
@@ -416,12 +525,22 @@ impl Look<'_> {
         let selected = plan.selected.len();
         let status = IPsecTunnelStatus {
             observed_generation: self.tunnel.metadata.generation,
-            rollout: plan.rollout.map(|(generation, phase)| published(&before, generation, phase)),
+            rollout: plan
+                .rollout
+                .map(|(generation, phase)| published(&before, generation, phase)),
             effective_overlay: view::effective_overlay(&plan.overlay),
             enforcement: plan.rollout.map(|(_, phase)| phase.to_string()),
-            nodes: Some(NodeCounts { selected: count(standing.ready), programmed: count(programmed) }),
-            pairs: Some(PairCounts { desired: count(pair_count(&plan.selected)), failing: count(failing.len()) }),
-            summary: Some(TunnelSummary { nodes: format!("{programmed}/{}", standing.ready) }),
+            nodes: Some(NodeCounts {
+                selected: count(standing.ready),
+                programmed: count(programmed),
+            }),
+            pairs: Some(PairCounts {
+                desired: count(pair_count(&plan.selected)),
+                failing: count(failing.len()),
+            }),
+            summary: Some(TunnelSummary {
+                nodes: format!("{programmed}/{}", standing.ready),
+            }),
             effective_proposals: Some(EffectiveProposals {
                 ike: self.tunnel.spec.effective_ike_proposals(),
                 child_sa: self.tunnel.spec.effective_child_proposals(),
@@ -434,32 +553,52 @@ impl Look<'_> {
                 Timestamp::now(),
             ),
         };
-        self.context.metrics.tunnel(&self.name, selected, programmed, standing.failing.len());
+        self.context
+            .metrics
+            .tunnel(&self.name, selected, programmed, standing.failing.len());
         if self.tunnel.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        self.context.writer().apply_status(api, self.tunnel, &status).await?;
+        self.context
+            .writer()
+            .apply_status(api, self.tunnel, &status)
+            .await?;
         self.tell(&before, &status, plan).await;
         Ok(())
     }
 
     fn standing(&self, plan: &Plan) -> Standing {
         let lagging = |wanted: fn(&Lag) -> bool| {
-            plan.lags.iter().filter(move |(_, lag)| wanted(lag)).map(|(node, _)| node.clone())
+            plan.lags
+                .iter()
+                .filter(move |(_, lag)| wanted(lag))
+                .map(|(node, _)| node.clone())
         };
-        let troubled = plan.followers.iter().filter(|follower| follower.ready).filter_map(|follower| {
-            let (reason, message) = follower.trouble.clone()?;
-            Some((follower.name.clone(), Problem::new(&reason, message)))
-        });
+        let troubled = plan
+            .followers
+            .iter()
+            .filter(|follower| follower.ready)
+            .filter_map(|follower| {
+                let (reason, message) = follower.trouble.clone()?;
+                Some((follower.name.clone(), Problem::new(&reason, message)))
+            });
         let failing = plan.failing_of_ready();
         Standing {
-            first: self.tunnel.status.as_ref().is_none_or(|status| status.conditions.is_empty()),
+            first: self
+                .tunnel
+                .status
+                .as_ref()
+                .is_none_or(|status| status.conditions.is_empty()),
             suspended: self.tunnel.spec.suspend,
             goal: plan.goal,
             phase: plan.rollout.map(|(_, phase)| phase),
             in_transition: plan.in_transition,
             blocked: plan.blocked,
-            ready: plan.followers.iter().filter(|f| f.ready && plan.selected.contains_key(&f.name)).count(),
+            ready: plan
+                .followers
+                .iter()
+                .filter(|f| f.ready && plan.selected.contains_key(&f.name))
+                .count(),
             programmed: plan.programmed(),
             agents: troubled.collect(),
             behind: lagging(|lag| matches!(lag, Lag::Behind)).collect(),
@@ -478,10 +617,22 @@ impl Look<'_> {
             self.context.metrics.entered(&self.name, phase.as_str());
             match phase {
                 Phase::Enforcing => {
-                    events.normal(self.tunnel, "Enforcing", "all ready nodes send and accept ESP only".to_owned()).await;
+                    events
+                        .normal(
+                            self.tunnel,
+                            "Enforcing",
+                            "all ready nodes send and accept ESP only".to_owned(),
+                        )
+                        .await;
                 }
                 Phase::Draining => {
-                    events.normal(self.tunnel, "Draining", "the traffic goes back to cleartext in order".to_owned()).await;
+                    events
+                        .normal(
+                            self.tunnel,
+                            "Draining",
+                            "the traffic goes back to cleartext in order".to_owned(),
+                        )
+                        .await;
                 }
                 Phase::Permissive | Phase::Encrypting | Phase::Releasing | Phase::Removing => {}
             }
@@ -491,7 +642,8 @@ impl Look<'_> {
             let note = format!("went on without {}", crate::plan::echo::names(&waiting));
             events.warning(self.tunnel, "TeardownTimedOut", note).await;
         }
-        let ready = |status: &IPsecTunnelStatus| status.conditions.iter().find(|c| c.type_ == "Ready").cloned();
+        let ready =
+            |status: &IPsecTunnelStatus| status.conditions.iter().find(|c| c.type_ == "Ready").cloned();
         if let Some(ready) = ready(now).filter(|ready| ready.status == "False") {
             let known = ready_reason(before) == Some(ready.reason.clone());
             if let (false, Some(reason)) = (known, event_reason(&ready.reason)) {
@@ -505,7 +657,10 @@ impl Plan {
     /// The selected Ready nodes that have programmed what is published.
     fn programmed(&self) -> usize {
         let Some(expected) = &self.expected else { return 0 };
-        let ready = self.followers.iter().filter(|f| f.ready && self.selected.contains_key(&f.name));
+        let ready = self
+            .followers
+            .iter()
+            .filter(|f| f.ready && self.selected.contains_key(&f.name));
         ready.filter(|follower| follower.is_programmed(expected)).count()
     }
 
@@ -526,14 +681,26 @@ impl Plan {
 
     /// Those between nodes that are Ready.
     fn failing_of_ready(&self) -> Vec<(String, Failure)> {
-        let ready: BTreeSet<&str> = self.followers.iter().filter(|f| f.ready).map(|f| f.name.as_str()).collect();
+        let ready: BTreeSet<&str> = self
+            .followers
+            .iter()
+            .filter(|f| f.ready)
+            .map(|f| f.name.as_str())
+            .collect();
         let of = |follower: &Follower| {
             let failures = follower.echo.iter().flat_map(|echo| echo.failures.clone());
             let name = follower.name.clone();
-            failures.map(move |failure| (name.clone(), failure)).collect::<Vec<_>>()
+            failures
+                .map(move |failure| (name.clone(), failure))
+                .collect::<Vec<_>>()
         };
-        let all = self.followers.iter().filter(|follower| follower.ready).flat_map(of);
-        all.filter(|(_, failure)| ready.contains(failure.peer.as_str())).collect()
+        let all = self
+            .followers
+            .iter()
+            .filter(|follower| follower.ready)
+            .flat_map(of);
+        all.filter(|(_, failure)| ready.contains(failure.peer.as_str()))
+            .collect()
     }
 }
 
@@ -541,12 +708,22 @@ impl Plan {
 fn published(before: &IPsecTunnelStatus, generation: i64, phase: Phase) -> Rollout {
     match &before.rollout {
         Some(known) if known.generation == generation && known.phase == phase => known.clone(),
-        _ => Rollout { generation, phase, since: Timestamp::from_second(Timestamp::now().as_second()).ok().map(Time) },
+        _ => Rollout {
+            generation,
+            phase,
+            since: Timestamp::from_second(Timestamp::now().as_second())
+                .ok()
+                .map(Time),
+        },
     }
 }
 
 fn ready_reason(status: &IPsecTunnelStatus) -> Option<String> {
-    status.conditions.iter().find(|c| c.type_ == "Ready" && c.status == "False").map(|c| c.reason.clone())
+    status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "Ready" && c.status == "False")
+        .map(|c| c.reason.clone())
 }
 
 /// Reasons that are worth an Event: not those of every rollout.
@@ -573,15 +750,22 @@ fn event_reason(reason: &str) -> Option<&'static str> {
 /// Writes the memberships that differ into the directory.
 async fn write_members(look: &Look<'_>, planned: &BTreeMap<String, Membership>) -> Result<(), Error> {
     let api: Api<IPsecPeer> = Api::all(look.context.client.clone());
-    let changed = look.peers.iter().filter(|(node, _)| planned.get(*node) != look.members.get(*node));
+    let changed = look
+        .peers
+        .iter()
+        .filter(|(node, _)| planned.get(*node) != look.members.get(*node));
     let writes = changed.map(|(node, peer)| {
         let mut next = IPsecPeer::clone(peer);
-        next.spec.memberships.retain(|membership| membership.tunnel != look.name);
+        next.spec
+            .memberships
+            .retain(|membership| membership.tunnel != look.name);
         next.spec.memberships.extend(planned.get(node).cloned());
         next.spec.memberships.sort_by(|a, b| a.tunnel.cmp(&b.tunnel));
         let api = &api;
         async move { look.context.writer().apply(api, &next).await.map(drop) }
     });
     let writes: Vec<_> = writes.collect();
-    stream::iter(writes.into_iter().map(Ok)).try_for_each_concurrent(WRITERS, |write| write).await
+    stream::iter(writes.into_iter().map(Ok))
+        .try_for_each_concurrent(WRITERS, |write| write)
+        .await
 }

@@ -22,7 +22,9 @@ const PRIVATE_KEY: &str = "ca.key";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaError {
     /// A key of the Secret is absent or empty although the other one is there.
-    #[error("the Secret holds only a part of the authority: {0} is missing; restore it, or empty the Secret to start anew")]
+    #[error(
+        "the Secret holds only a part of the authority: {0} is missing; restore it, or empty the Secret to start anew"
+    )]
     Missing(&'static str),
     /// A key of the Secret does not parse; the cause is not shown because it may quote key bytes.
     #[error("{0} in the Secret is not valid PEM of the expected kind")]
@@ -86,7 +88,13 @@ impl CertificateAuthority {
 
     /// Reads the authority from its Secret; `None` when the Secret is still empty.
     pub(crate) fn load(secret: &Secret, now: SystemTime) -> Result<Option<Self>, CaError> {
-        let entry = |name: &str| secret.data.as_ref()?.get(name).filter(|value| !value.0.is_empty());
+        let entry = |name: &str| {
+            secret
+                .data
+                .as_ref()?
+                .get(name)
+                .filter(|value| !value.0.is_empty())
+        };
         let (certificate, key) = match (entry(CERTIFICATE), entry(PRIVATE_KEY)) {
             (None, None) => return Ok(None),
             (Some(_), None) => return Err(CaError::Missing(PRIVATE_KEY)),
@@ -111,7 +119,11 @@ impl CertificateAuthority {
         }
         let not_after = (now + lifetime).min(self.not_after);
         let (params, key) = profile::leaf(profile, now, not_after)?;
-        let serial = params.serial_number.as_ref().map(|serial| hex(&serial.to_bytes())).unwrap_or_default();
+        let serial = params
+            .serial_number
+            .as_ref()
+            .map(|serial| hex(&serial.to_bytes()))
+            .unwrap_or_default();
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Issued {
             pem: certificate.pem(),
@@ -138,7 +150,9 @@ impl CertificateAuthority {
     fn assemble(pem: &str, key: KeyPair, now: SystemTime) -> Result<Self, CaError> {
         let certificate =
             x509_cert::Certificate::from_pem(pem).map_err(|_e| CaError::Malformed(CERTIFICATE))?;
-        let der = certificate.to_der().map_err(|_e| CaError::Malformed(CERTIFICATE))?;
+        let der = certificate
+            .to_der()
+            .map_err(|_e| CaError::Malformed(CERTIFICATE))?;
         let tbs = certificate.tbs_certificate();
         if tbs.subject_public_key_info().subject_public_key.raw_bytes() != key.public_key_raw() {
             return Err(CaError::Mismatch);
@@ -173,7 +187,9 @@ mod tests {
     fn an_authority_survives_its_secret() {
         let now = SystemTime::now();
         let (made, data) = CertificateAuthority::generate("example.test", YEAR, now).expect("generate");
-        let loaded = CertificateAuthority::load(&secret(data), now).expect("load").expect("not empty");
+        let loaded = CertificateAuthority::load(&secret(data), now)
+            .expect("load")
+            .expect("not empty");
         assert_eq!(loaded.fingerprint(), made.fingerprint());
         assert_eq!(loaded.bundle(), made.bundle());
         let left = loaded.not_after().duration_since(now).expect("in the future");
@@ -183,7 +199,11 @@ mod tests {
     #[test]
     fn an_empty_secret_is_no_error_and_a_broken_one_is_precise() {
         let now = SystemTime::now();
-        assert!(CertificateAuthority::load(&Secret::default(), now).expect("empty").is_none());
+        assert!(
+            CertificateAuthority::load(&Secret::default(), now)
+                .expect("empty")
+                .is_none()
+        );
         let (_, data) = CertificateAuthority::generate("example.test", YEAR, now).expect("generate");
         let (_, other) = CertificateAuthority::generate("example.test", YEAR, now).expect("generate");
         let mut half = data.clone();
@@ -199,7 +219,9 @@ mod tests {
             (data, now + 2 * YEAR, "expired"),
         ];
         for (data, now, expected) in cases {
-            let error = CertificateAuthority::load(&secret(data), now).expect_err(expected).to_string();
+            let error = CertificateAuthority::load(&secret(data), now)
+                .expect_err(expected)
+                .to_string();
             assert!(error.contains(expected), "{error}");
             assert!(!error.contains("BEGIN"), "{error}");
         }
@@ -207,8 +229,14 @@ mod tests {
 
     #[test]
     fn debug_shows_no_key() {
-        let (made, data) = CertificateAuthority::generate("example.test", YEAR, SystemTime::now()).expect("generate");
-        let key = std::str::from_utf8(&data[PRIVATE_KEY].0).expect("PEM").lines().nth(1).expect("a line").to_owned();
+        let (made, data) =
+            CertificateAuthority::generate("example.test", YEAR, SystemTime::now()).expect("generate");
+        let key = std::str::from_utf8(&data[PRIVATE_KEY].0)
+            .expect("PEM")
+            .lines()
+            .nth(1)
+            .expect("a line")
+            .to_owned();
         assert!(!format!("{made:?}").contains(&key));
     }
 }

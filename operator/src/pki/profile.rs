@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod,
-    KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 
 use super::unix;
@@ -42,7 +42,9 @@ pub(crate) fn leaf(
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if profile.identity.len() <= MAX_COMMON_NAME {
-        params.distinguished_name.push(DnType::CommonName, profile.identity.as_str());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, profile.identity.as_str());
     }
     params.subject_alt_names = vec![
         SanType::DnsName(profile.identity.as_str().try_into()?),
@@ -65,8 +67,13 @@ pub(crate) fn root(
 ) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, "ipsecmesh");
-    let name: String = format!("ipsecmesh CA {trust_domain}").chars().take(MAX_COMMON_NAME).collect();
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "ipsecmesh");
+    let name: String = format!("ipsecmesh CA {trust_domain}")
+        .chars()
+        .take(MAX_COMMON_NAME)
+        .collect();
     params.distinguished_name.push(DnType::CommonName, name);
     // Nodes' certificates only: no intermediate CA may ever hang below.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -86,7 +93,9 @@ fn set_validity(params: &mut CertificateParams, now: SystemTime, not_after: Syst
 /// 127 random bits: more than the 64 of the CA/Browser Forum, positive and of fixed length.
 fn serial() -> Result<SerialNumber, rcgen::Error> {
     let mut bytes = [0_u8; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_unspecified| rcgen::Error::RemoteKeyError)?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_unspecified| rcgen::Error::RemoteKeyError)?;
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
 }

@@ -79,7 +79,11 @@ pub(crate) fn check(spec: &CertificateSigningRequestSpec, agent: &AgentIdentity)
     check_self_signature(&request)?;
     Ok(Request {
         claims,
-        spki: request.info.public_key.to_der().map_err(|error| malformed(&error.to_string()))?,
+        spki: request
+            .info
+            .public_key
+            .to_der()
+            .map_err(|error| malformed(&error.to_string()))?,
         ignored: ignored(&request),
     })
 }
@@ -98,17 +102,25 @@ pub(crate) fn confirm(
         pod_uid,
     } = claims;
     let Some(node) = node else {
-        return deny("NodeNotFound", format!("the requester's Node {node_name} does not exist"));
+        return deny(
+            "NodeNotFound",
+            format!("the requester's Node {node_name} does not exist"),
+        );
     };
     if node.metadata.uid.as_deref() != Some(node_uid) {
         return deny(
             "NodeUIDMismatch",
-            format!("the requester's token is of an earlier Node {node_name} (UID {node_uid}); restart the agent's pod"),
+            format!(
+                "the requester's token is of an earlier Node {node_name} (UID {node_uid}); restart the agent's pod"
+            ),
         );
     }
     let namespace = &agent.namespace;
     let Some(pod) = pod else {
-        return deny("PodNotFound", format!("the requester's Pod {namespace}/{pod_name} does not exist"));
+        return deny(
+            "PodNotFound",
+            format!("the requester's Pod {namespace}/{pod_name} does not exist"),
+        );
     };
     if pod.metadata.uid.as_deref() != Some(pod_uid) {
         return deny(
@@ -117,54 +129,86 @@ pub(crate) fn confirm(
         );
     }
     let spec = pod.spec.as_ref();
-    let runs_on = spec.and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let runs_on = spec
+        .and_then(|spec| spec.node_name.as_deref())
+        .unwrap_or_default();
     if runs_on != node_name {
         return deny(
             "PodOnAnotherNode",
             format!("Pod {namespace}/{pod_name} runs on Node {runs_on:?}, but its token names {node_name}"),
         );
     }
-    let account = spec.and_then(|spec| spec.service_account_name.as_deref()).unwrap_or_default();
+    let account = spec
+        .and_then(|spec| spec.service_account_name.as_deref())
+        .unwrap_or_default();
     if account != agent.service_account {
         return deny(
             "PodOfAnotherServiceAccount",
-            format!("Pod {namespace}/{pod_name} uses service account {account:?}, not {}", agent.service_account),
+            format!(
+                "Pod {namespace}/{pod_name} uses service account {account:?}, not {}",
+                agent.service_account
+            ),
         );
     }
     Ok(())
 }
 
 fn check_usages(usages: &[String]) -> Result<(), Denial> {
-    let foreign: Vec<&str> = usages.iter().map(String::as_str).filter(|u| !ALLOWED_USAGES.contains(u)).collect();
+    let foreign: Vec<&str> = usages
+        .iter()
+        .map(String::as_str)
+        .filter(|u| !ALLOWED_USAGES.contains(u))
+        .collect();
     if foreign.is_empty() && !usages.is_empty() {
         return Ok(());
     }
-    let found = if foreign.is_empty() { "none".to_owned() } else { foreign.join(", ") };
+    let found = if foreign.is_empty() {
+        "none".to_owned()
+    } else {
+        foreign.join(", ")
+    };
     deny(
         "UsageNotAllowed",
-        format!("spec.usages may hold {} only; found: {found}", ALLOWED_USAGES.join(" and ")),
+        format!(
+            "spec.usages may hold {} only; found: {found}",
+            ALLOWED_USAGES.join(" and ")
+        ),
     )
 }
 
 fn check_requester(username: &str, agent: &AgentIdentity) -> Result<(), Denial> {
-    let expected = format!("system:serviceaccount:{}:{}", agent.namespace, agent.service_account);
+    let expected = format!(
+        "system:serviceaccount:{}:{}",
+        agent.namespace, agent.service_account
+    );
     if username == expected {
         return Ok(());
     }
-    deny("NotTheAgent", format!("only {expected} may ask for a node certificate; this request is from {username}"))
+    deny(
+        "NotTheAgent",
+        format!("only {expected} may ask for a node certificate; this request is from {username}"),
+    )
 }
 
 fn claims(extra: Option<&BTreeMap<String, Vec<String>>>) -> Result<Claims, Denial> {
     let claim = |name: &str| {
         let key = format!("authentication.kubernetes.io/{name}");
-        let values = extra.and_then(|extra| extra.get(&key)).map(Vec::as_slice).unwrap_or_default();
+        let values = extra
+            .and_then(|extra| extra.get(&key))
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         match values {
             [value] if !value.is_empty() => Ok(value.clone()),
             [] | [_] => deny(
                 "ClaimMissing",
-                format!("the requester's token has no claim {key}: use a token that is bound to the agent's running pod"),
+                format!(
+                    "the requester's token has no claim {key}: use a token that is bound to the agent's running pod"
+                ),
             ),
-            [_, _, ..] => deny("ClaimAmbiguous", format!("the requester's token has several values of {key}")),
+            [_, _, ..] => deny(
+                "ClaimAmbiguous",
+                format!("the requester's token has several values of {key}"),
+            ),
         }
     };
     Ok(Claims {
@@ -177,24 +221,36 @@ fn claims(extra: Option<&BTreeMap<String, Vec<String>>>) -> Result<Claims, Denia
 
 fn parse(pem: &[u8]) -> Result<CertReq, Denial> {
     if pem.len() > MAX_REQUEST {
-        return Err(malformed(&format!("{} bytes are more than {MAX_REQUEST}", pem.len())));
+        return Err(malformed(&format!(
+            "{} bytes are more than {MAX_REQUEST}",
+            pem.len()
+        )));
     }
     CertReq::from_pem(pem).map_err(|error| malformed(&error.to_string()))
 }
 
 fn check_key(request: &CertReq) -> Result<(), Denial> {
     let algorithm = &request.info.public_key.algorithm;
-    let curve = algorithm.parameters.as_ref().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+    let curve = algorithm
+        .parameters
+        .as_ref()
+        .and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
     if algorithm.oid == ID_EC_PUBLIC_KEY && curve == Some(SECP256R1) {
         return Ok(());
     }
     let found = match algorithm.oid {
         RSA_ENCRYPTION => rsa_description(request),
         ED25519 => "Ed25519".to_owned(),
-        ID_EC_PUBLIC_KEY => format!("ECDSA on the curve {}", curve.map_or("unnamed".to_owned(), |oid| oid.to_string())),
+        ID_EC_PUBLIC_KEY => format!(
+            "ECDSA on the curve {}",
+            curve.map_or("unnamed".to_owned(), |oid| oid.to_string())
+        ),
         other => format!("algorithm {other}"),
     };
-    deny("KeyTypeNotAllowed", format!("a node's key has to be ECDSA P-256; this request holds {found}"))
+    deny(
+        "KeyTypeNotAllowed",
+        format!("a node's key has to be ECDSA P-256; this request holds {found}"),
+    )
 }
 
 /// `RSA-1024` instead of just `RSA`: the length is what the reader of a denial asks for next.
@@ -202,12 +258,18 @@ fn rsa_description(request: &CertReq) -> String {
     let key = request.info.public_key.subject_public_key.raw_bytes();
     let modulus = x509_cert::der::SliceReader::new(key).and_then(|mut reader| {
         reader.sequence(|inner| {
-            let modulus = inner.decode::<x509_cert::der::asn1::UintRef<'_>>()?.as_bytes().len();
+            let modulus = inner
+                .decode::<x509_cert::der::asn1::UintRef<'_>>()?
+                .as_bytes()
+                .len();
             inner.drain(inner.remaining_len())?;
             Ok(modulus)
         })
     });
-    modulus.map_or_else(|_error: x509_cert::der::Error| "RSA".to_owned(), |bytes| format!("RSA-{}", bytes * 8))
+    modulus.map_or_else(
+        |_error: x509_cert::der::Error| "RSA".to_owned(),
+        |bytes| format!("RSA-{}", bytes * 8),
+    )
 }
 
 fn check_self_signature(request: &CertReq) -> Result<(), Denial> {
@@ -221,14 +283,17 @@ fn check_self_signature(request: &CertReq) -> Result<(), Denial> {
             );
         }
     };
-    let signed = request.info.to_der().map_err(|error| malformed(&error.to_string()))?;
+    let signed = request
+        .info
+        .to_der()
+        .map_err(|error| malformed(&error.to_string()))?;
     let key = request.info.public_key.subject_public_key.raw_bytes();
-    UnparsedPublicKey::new(algorithm, key).verify(&signed, request.signature.raw_bytes()).map_err(|_unspecified| {
-        Denial {
+    UnparsedPublicKey::new(algorithm, key)
+        .verify(&signed, request.signature.raw_bytes())
+        .map_err(|_unspecified| Denial {
             reason: "BadSelfSignature",
             message: "the request is not signed by the key that it holds".to_owned(),
-        }
-    })
+        })
 }
 
 /// What the request asks for and does not get, for the approval's message.
@@ -246,7 +311,8 @@ fn ignored(request: &CertReq) -> Vec<String> {
     });
     for extension in extensions.flatten() {
         if extension.extn_id == <SubjectAltName as x509_cert::der::oid::AssociatedOid>::OID {
-            let count = SubjectAltName::from_der(extension.extn_value.as_bytes()).map_or(0, |san| san.0.len());
+            let count =
+                SubjectAltName::from_der(extension.extn_value.as_bytes()).map_or(0, |san| san.0.len());
             ignored.push(format!("{count} subject alternative name(s)"));
         } else {
             ignored.push(format!("extension {}", extension.extn_id));

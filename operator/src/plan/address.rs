@@ -39,15 +39,23 @@ impl NodeFacts {
         let info = status.and_then(|status| status.node_info.as_ref());
         let system = node.labels().get("kubernetes.io/os").map(String::as_str);
         let system = system.or(info.map(|info| info.operating_system.as_str()));
-        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let pod_cidrs = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
+        let conditions = status
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
+        let pod_cidrs = node
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.pod_cidrs.clone())
+            .unwrap_or_default();
         Self {
             name: node.name_any(),
             uid: node.uid().unwrap_or_default(),
             labels: node.labels().clone(),
             created: node.creation_timestamp().map(|time| time.0),
             linux: system == Some("linux"),
-            ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            ready: conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True"),
             boot_id: info.map(|info| info.boot_id.clone()).filter(|id| !id.is_empty()),
             addresses: internal_addresses(node),
             pod_cidrs,
@@ -62,9 +70,15 @@ impl NodeFacts {
 
 /// One address of each family takes part: peers are keyed by (node, family).
 fn internal_addresses(node: &Node) -> Vec<IpAddr> {
-    let listed = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let listed = node
+        .status
+        .as_ref()
+        .and_then(|status| status.addresses.as_deref())
+        .unwrap_or_default();
     let internal = listed.iter().filter(|address| address.type_ == "InternalIP");
-    let parsed: Vec<IpAddr> = internal.filter_map(|address| address.address.parse().ok()).collect();
+    let parsed: Vec<IpAddr> = internal
+        .filter_map(|address| address.address.parse().ok())
+        .collect();
     let first_v4 = parsed.iter().find(|address| address.is_ipv4());
     let first_v6 = parsed.iter().find(|address| address.is_ipv6());
     first_v4.into_iter().chain(first_v6).copied().collect()
@@ -125,7 +139,9 @@ fn refusal<'a>(
         return Some(format!("{address} is in a network of Services"));
     }
     if rules.api_server.contains(&address) && !node.is_control_plane() {
-        return Some(format!("{address} is the API server's and this is no control-plane node"));
+        return Some(format!(
+            "{address} is the API server's and this is no control-plane node"
+        ));
     }
     let owner = match published.get(&address) {
         Some(owner) => owner.clone(),
@@ -137,7 +153,9 @@ fn refusal<'a>(
 /// The oldest Node that claims an address nobody holds yet.
 fn first_claimant<'a>(address: IpAddr, nodes: impl Iterator<Item = &'a NodeFacts>) -> Option<String> {
     let claimants = nodes.filter(|node| node.linux && node.addresses.contains(&address));
-    claimants.min_by_key(|node| (node.created, node.name.clone())).map(|node| node.name.clone())
+    claimants
+        .min_by_key(|node| (node.created, node.name.clone()))
+        .map(|node| node.name.clone())
 }
 
 #[cfg(test)]
@@ -172,7 +190,10 @@ mod tests {
         }))
         .expect("Node");
         let facts = NodeFacts::of(&node);
-        assert_eq!(facts.addresses, ["10.0.0.1", "2001:db8::1"].map(|a| a.parse::<IpAddr>().expect("address")));
+        assert_eq!(
+            facts.addresses,
+            ["10.0.0.1", "2001:db8::1"].map(|a| a.parse::<IpAddr>().expect("address"))
+        );
         assert!(facts.linux && facts.ready);
         assert_eq!(facts.pod_cidrs, ["10.244.1.0/24"]);
     }
@@ -183,13 +204,26 @@ mod tests {
         let nodes = [old.clone(), young.clone()];
         let rules = AddressRules::default();
         let unpublished = BTreeMap::new();
-        assert_eq!(publish(&old, nodes.iter(), &unpublished, &rules).addresses, old.addresses);
+        assert_eq!(
+            publish(&old, nodes.iter(), &unpublished, &rules).addresses,
+            old.addresses
+        );
         let refused = publish(&young, nodes.iter(), &unpublished, &rules);
-        assert_eq!(refused.refused, ["10.0.0.1 belongs to node old, which had it first"]);
+        assert_eq!(
+            refused.refused,
+            ["10.0.0.1 belongs to node old, which had it first"]
+        );
         // Who was published first stays the owner even if an older Node claims the address later.
         let published = BTreeMap::from([(old.addresses[0], "young".to_owned())]);
-        assert!(publish(&old, nodes.iter(), &published, &rules).addresses.is_empty());
-        assert_eq!(publish(&young, nodes.iter(), &published, &rules).addresses, young.addresses);
+        assert!(
+            publish(&old, nodes.iter(), &published, &rules)
+                .addresses
+                .is_empty()
+        );
+        assert_eq!(
+            publish(&young, nodes.iter(), &published, &rules).addresses,
+            young.addresses
+        );
     }
 
     #[test]
@@ -200,7 +234,9 @@ mod tests {
             services: vec!["10.96.0.0/12".parse().expect("network")],
         };
         let mut control_plane = node("c", 1, "10.0.0.1");
-        control_plane.labels.insert("node-role.kubernetes.io/control-plane".to_owned(), String::new());
+        control_plane
+            .labels
+            .insert("node-role.kubernetes.io/control-plane".to_owned(), String::new());
         let cases = [
             (node("a", 1, "10.0.0.1"), Some("the API server's")),
             (control_plane, None),

@@ -83,7 +83,13 @@ pub(crate) enum Lag {
 impl Follower {
     /// Why this node does not follow `expected`; `None` when it does. With `with_sas`, SAs with all Ready nodes have to
     /// stand too. `unready` is the number of members that nobody waits for.
-    pub(crate) fn lag(&self, expected: &Expected, with_sas: bool, ready: &BTreeSet<&str>, unready: usize) -> Option<Lag> {
+    pub(crate) fn lag(
+        &self,
+        expected: &Expected,
+        with_sas: bool,
+        ready: &BTreeSet<&str>,
+        unready: usize,
+    ) -> Option<Lag> {
         if let Some((reason, message)) = self.trouble.clone() {
             return Some(Lag::Agent { reason, message });
         }
@@ -115,7 +121,11 @@ impl Follower {
 impl Echo {
     /// The failures towards nodes that are Ready: a dead node must not hold up the others.
     fn blocking(&self, ready: &BTreeSet<&str>) -> Vec<Failure> {
-        self.failures.iter().filter(|failure| ready.contains(failure.peer.as_str())).cloned().collect()
+        self.failures
+            .iter()
+            .filter(|failure| ready.contains(failure.peer.as_str()))
+            .cloned()
+            .collect()
     }
 }
 
@@ -169,14 +179,46 @@ mod tests {
         };
         let cases = [
             ("all there", follower(|_, _| {}), None),
-            ("old generation", follower(|_, e| e.generation = 2), Some(Lag::Behind)),
-            ("other phase", follower(|_, e| e.phase = Phase::Encrypting), Some(Lag::Behind)),
-            ("other overrides", follower(|_, e| e.transition = Some("x".to_owned())), Some(Lag::Behind)),
-            ("policies missing", follower(|_, e| e.programmed = false), Some(Lag::Behind)),
-            ("not all members seen", follower(|f, _| f.peers = 3), Some(Lag::Behind)),
-            ("directory not written", follower(|f, _| f.published = false), Some(Lag::Behind)),
-            ("SA missing", follower(|_, e| e.established = 1), Some(Lag::Behind)),
-            ("pair fails", follower(|_, e| e.failures = vec![failure.clone()]), Some(Lag::Pairs(vec![failure.clone()]))),
+            (
+                "old generation",
+                follower(|_, e| e.generation = 2),
+                Some(Lag::Behind),
+            ),
+            (
+                "other phase",
+                follower(|_, e| e.phase = Phase::Encrypting),
+                Some(Lag::Behind),
+            ),
+            (
+                "other overrides",
+                follower(|_, e| e.transition = Some("x".to_owned())),
+                Some(Lag::Behind),
+            ),
+            (
+                "policies missing",
+                follower(|_, e| e.programmed = false),
+                Some(Lag::Behind),
+            ),
+            (
+                "not all members seen",
+                follower(|f, _| f.peers = 3),
+                Some(Lag::Behind),
+            ),
+            (
+                "directory not written",
+                follower(|f, _| f.published = false),
+                Some(Lag::Behind),
+            ),
+            (
+                "SA missing",
+                follower(|_, e| e.established = 1),
+                Some(Lag::Behind),
+            ),
+            (
+                "pair fails",
+                follower(|_, e| e.failures = vec![failure.clone()]),
+                Some(Lag::Pairs(vec![failure.clone()])),
+            ),
         ];
         let ready = BTreeSet::from(["a", "b"]);
         for (name, follower, lag) in cases {
@@ -195,7 +237,10 @@ mod tests {
             echo.failed = 1;
             echo.failures = vec![failure];
         });
-        assert_eq!(follower.lag(&expected(), true, &BTreeSet::from(["a", "b"]), 1), None);
+        assert_eq!(
+            follower.lag(&expected(), true, &BTreeSet::from(["a", "b"]), 1),
+            None
+        );
     }
 
     #[test]

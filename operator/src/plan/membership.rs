@@ -29,7 +29,10 @@ pub(crate) struct InvalidSelector {
 
 impl Selectors {
     /// Parses both selectors; an absent one selects all.
-    pub(crate) fn parse(local: Option<&LabelSelector>, remote: Option<&LabelSelector>) -> Result<Self, InvalidSelector> {
+    pub(crate) fn parse(
+        local: Option<&LabelSelector>,
+        remote: Option<&LabelSelector>,
+    ) -> Result<Self, InvalidSelector> {
         let parse = |field: &'static str, selector: Option<&LabelSelector>| {
             let selector = selector.cloned().unwrap_or_default();
             Selector::try_from(selector).map_err(|error| InvalidSelector {
@@ -48,7 +51,10 @@ impl Selectors {
         if !node.linux {
             return None;
         }
-        match (self.local.matches(&node.labels), self.remote.matches(&node.labels)) {
+        match (
+            self.local.matches(&node.labels),
+            self.remote.matches(&node.labels),
+        ) {
             (true, true) => Some(Side::Both),
             (true, false) => Some(Side::Local),
             (false, true) => Some(Side::Remote),
@@ -65,13 +71,18 @@ pub(crate) fn plan_members(
     phase: Phase,
     step: bool,
 ) -> BTreeMap<String, Membership> {
-    let phases: BTreeMap<String, Option<Phase>> =
-        current.iter().map(|(node, membership)| (node.clone(), membership.phase)).collect();
+    let phases: BTreeMap<String, Option<Phase>> = current
+        .iter()
+        .map(|(node, membership)| (node.clone(), membership.phase))
+        .collect();
     let selected: BTreeSet<String> = desired.keys().cloned().collect();
     let next = transition(&phases, &selected, phase, step).into_iter();
     let member = |(node, phase): (String, Option<Phase>)| {
         // A node that leaves stays on its old side until it is gone.
-        let side = desired.get(&node).copied().or_else(|| current.get(&node).map(|membership| membership.side))?;
+        let side = desired
+            .get(&node)
+            .copied()
+            .or_else(|| current.get(&node).map(|membership| membership.side))?;
         let tunnel = tunnel.to_owned();
         Some((node, Membership { tunnel, side, phase }))
     };
@@ -87,7 +98,10 @@ pub(crate) fn peer_counts(sides: &BTreeMap<String, Side>) -> BTreeMap<String, us
         Side::Remote => local + both,
         Side::Both => (local + remote + both).saturating_sub(1),
     };
-    sides.iter().map(|(node, side)| (node.clone(), peers(*side))).collect()
+    sides
+        .iter()
+        .map(|(node, side)| (node.clone(), peers(*side)))
+        .collect()
 }
 
 /// The number of pairs of a tunnel.
@@ -105,7 +119,10 @@ mod tests {
         NodeFacts {
             name: name.to_owned(),
             linux: true,
-            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            labels: labels
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             ..NodeFacts::default()
         }
     }
@@ -118,10 +135,15 @@ mod tests {
     fn selectors_give_sides() {
         let all = Selectors::parse(None, None).expect("empty selectors");
         assert_eq!(all.side(&node("a", &[])), Some(Side::Both));
-        let windows = NodeFacts { linux: false, ..node("w", &[]) };
+        let windows = NodeFacts {
+            linux: false,
+            ..node("w", &[])
+        };
         assert_eq!(all.side(&windows), None);
         let db = selector(json!({"matchLabels": {"pool": "db"}}));
-        let app = selector(json!({"matchExpressions": [{"key": "pool", "operator": "In", "values": ["app", "db"]}]}));
+        let app = selector(
+            json!({"matchExpressions": [{"key": "pool", "operator": "In", "values": ["app", "db"]}]}),
+        );
         let selectors = Selectors::parse(Some(&db), Some(&app)).expect("selectors");
         assert_eq!(selectors.side(&node("a", &[("pool", "db")])), Some(Side::Both));
         assert_eq!(selectors.side(&node("b", &[("pool", "app")])), Some(Side::Remote));
@@ -130,8 +152,11 @@ mod tests {
 
     #[test]
     fn a_bad_operator_names_the_field() {
-        let bad = selector(json!({"matchExpressions": [{"key": "pool", "operator": "Near", "values": ["x"]}]}));
-        let error = Selectors::parse(None, Some(&bad)).expect_err("bad operator").to_string();
+        let bad =
+            selector(json!({"matchExpressions": [{"key": "pool", "operator": "Near", "values": ["x"]}]}));
+        let error = Selectors::parse(None, Some(&bad))
+            .expect_err("bad operator")
+            .to_string();
         assert!(error.starts_with("spec.remote.nodes.nodeSelector: "), "{error}");
         assert!(error.contains("operators are In, NotIn"), "{error}");
     }
@@ -139,12 +164,23 @@ mod tests {
     #[test]
     fn pairs_are_counted_once() {
         let sides = |list: &[(&str, Side)]| -> BTreeMap<String, Side> {
-            list.iter().map(|(node, side)| ((*node).to_owned(), *side)).collect()
+            list.iter()
+                .map(|(node, side)| ((*node).to_owned(), *side))
+                .collect()
         };
         let cases = [
-            (sides(&[("a", Side::Both), ("b", Side::Both), ("c", Side::Both)]), 3),
-            (sides(&[("a", Side::Local), ("b", Side::Remote), ("c", Side::Remote)]), 2),
-            (sides(&[("a", Side::Both), ("b", Side::Remote), ("c", Side::Remote)]), 2),
+            (
+                sides(&[("a", Side::Both), ("b", Side::Both), ("c", Side::Both)]),
+                3,
+            ),
+            (
+                sides(&[("a", Side::Local), ("b", Side::Remote), ("c", Side::Remote)]),
+                2,
+            ),
+            (
+                sides(&[("a", Side::Both), ("b", Side::Remote), ("c", Side::Remote)]),
+                2,
+            ),
             (sides(&[("a", Side::Local), ("b", Side::Local)]), 0),
             (sides(&[("a", Side::Both)]), 0),
         ];

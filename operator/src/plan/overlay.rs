@@ -69,21 +69,42 @@ pub(crate) fn describe(found: &BTreeMap<BTreeSet<Encapsulation>, Vec<String>>) -
 mod tests {
     use super::*;
 
-    const VXLAN: Encapsulation = Encapsulation { protocol: 17, port: Some(8472) };
-    const GENEVE: Encapsulation = Encapsulation { protocol: 17, port: Some(6081) };
+    const VXLAN: Encapsulation = Encapsulation {
+        protocol: 17,
+        port: Some(8472),
+    };
+    const GENEVE: Encapsulation = Encapsulation {
+        protocol: 17,
+        port: Some(6081),
+    };
 
     #[test]
     fn reports_are_merged() {
         let set = |entries: &[Encapsulation]| Some(entries.iter().copied().collect::<BTreeSet<_>>());
         let reports = |list: &[(&str, Option<BTreeSet<Encapsulation>>)]| {
-            list.iter().map(|(node, report)| ((*node).to_owned(), report.clone())).collect::<BTreeMap<_, _>>()
+            list.iter()
+                .map(|(node, report)| ((*node).to_owned(), report.clone()))
+                .collect::<BTreeMap<_, _>>()
         };
         let agreed = Detected::Agreed(BTreeSet::from([VXLAN]));
-        assert_eq!(detect(&reports(&[("a", set(&[VXLAN])), ("b", set(&[VXLAN]))])), agreed);
-        assert_eq!(detect(&reports(&[("a", set(&[VXLAN])), ("b", set(&[])), ("c", None)])), agreed);
-        assert_eq!(detect(&reports(&[("a", set(&[])), ("b", set(&[]))])), Detected::Nothing);
-        assert_eq!(detect(&reports(&[("a", set(&[])), ("b", None)])), Detected::Unknown(vec!["b".to_owned()]));
-        let Detected::Mismatch(found) = detect(&reports(&[("a", set(&[VXLAN])), ("b", set(&[GENEVE]))])) else {
+        assert_eq!(
+            detect(&reports(&[("a", set(&[VXLAN])), ("b", set(&[VXLAN]))])),
+            agreed
+        );
+        assert_eq!(
+            detect(&reports(&[("a", set(&[VXLAN])), ("b", set(&[])), ("c", None)])),
+            agreed
+        );
+        assert_eq!(
+            detect(&reports(&[("a", set(&[])), ("b", set(&[]))])),
+            Detected::Nothing
+        );
+        assert_eq!(
+            detect(&reports(&[("a", set(&[])), ("b", None)])),
+            Detected::Unknown(vec!["b".to_owned()])
+        );
+        let Detected::Mismatch(found) = detect(&reports(&[("a", set(&[VXLAN])), ("b", set(&[GENEVE]))]))
+        else {
             panic!("mismatch");
         };
         assert_eq!(describe(&found), "17/6081 on b; 17/8472 on a");

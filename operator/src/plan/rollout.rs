@@ -48,7 +48,11 @@ impl Situation {
 pub(crate) fn next_phase(now: Situation) -> Phase {
     let go = |condition: bool, next: Phase, stay: Phase| if condition { next } else { stay };
     let Some(phase) = now.phase else {
-        return if now.goal == Goal::Remove { Phase::Removing } else { Phase::Permissive };
+        return if now.goal == Goal::Remove {
+            Phase::Removing
+        } else {
+            Phase::Permissive
+        };
     };
     match (now.goal, phase) {
         (Goal::Enforce, Phase::Permissive) => go(now.acked() || !now.gated, Phase::Encrypting, phase),
@@ -115,7 +119,12 @@ mod tests {
         ];
         for (phase, goal, acknowledged, expected) in cases {
             let gated = true;
-            let situation = Situation { phase, goal, gated, acknowledged };
+            let situation = Situation {
+                phase,
+                goal,
+                gated,
+                acknowledged,
+            };
             assert_eq!(next_phase(situation), expected, "{situation:?}");
         }
     }
@@ -125,7 +134,12 @@ mod tests {
         let mut phase = None;
         let mut seen = Vec::new();
         for _ in 0..4 {
-            let situation = Situation { phase, goal: Goal::Enforce, gated: false, acknowledged: None };
+            let situation = Situation {
+                phase,
+                goal: Goal::Enforce,
+                gated: false,
+                acknowledged: None,
+            };
             phase = Some(next_phase(situation));
             seen.extend(phase);
         }
@@ -141,10 +155,19 @@ mod tests {
                 let mut phase = start;
                 for _ in 0..8 {
                     let acknowledged = Some(DRAIN);
-                    let next = next_phase(Situation { phase: Some(phase), goal, gated: true, acknowledged });
+                    let next = next_phase(Situation {
+                        phase: Some(phase),
+                        goal,
+                        gated: true,
+                        acknowledged,
+                    });
                     let (before, after) = (phase.demands(), next.demands());
                     if before.inbound.max(after.inbound) == Demand::Required {
-                        assert_eq!(before.outbound.min(after.outbound), Demand::Required, "{phase} → {next}");
+                        assert_eq!(
+                            before.outbound.min(after.outbound),
+                            Demand::Required,
+                            "{phase} → {next}"
+                        );
                     }
                     phase = next;
                 }

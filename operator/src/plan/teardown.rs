@@ -43,7 +43,11 @@ mod tests {
             (Some(Phase::Draining), false, CAP, Teardown::TimedOut),
         ];
         for (phase, acknowledged, since, expected) in cases {
-            assert_eq!(teardown(phase, acknowledged, since), expected, "{phase:?} {acknowledged} {since:?}");
+            assert_eq!(
+                teardown(phase, acknowledged, since),
+                expected,
+                "{phase:?} {acknowledged} {since:?}"
+            );
         }
     }
 }

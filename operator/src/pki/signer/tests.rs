@@ -27,11 +27,20 @@ fn pkcs10(names: &[&str], subject: &str, algorithm: &'static rcgen::SignatureAlg
     if !subject.is_empty() {
         params.distinguished_name.push(DnType::CommonName, subject);
     }
-    params.serialize_request(&key).expect("request").pem().expect("PEM")
+    params
+        .serialize_request(&key)
+        .expect("request")
+        .pem()
+        .expect("PEM")
 }
 
 fn honest() -> CertificateSigningRequestSpec {
-    let extra = [("node-name", "node-a"), ("node-uid", "uid-a"), ("pod-name", "agent-1"), ("pod-uid", "uid-p")];
+    let extra = [
+        ("node-name", "node-a"),
+        ("node-uid", "uid-a"),
+        ("pod-name", "agent-1"),
+        ("pod-uid", "uid-p"),
+    ];
     CertificateSigningRequestSpec {
         signer_name: "ipsecmesh.io/node".to_owned(),
         username: Some("system:serviceaccount:ipsecmesh-system:ipsecmesh-agent".to_owned()),
@@ -40,7 +49,12 @@ fn honest() -> CertificateSigningRequestSpec {
         extra: Some(
             extra
                 .iter()
-                .map(|(name, value)| (format!("authentication.kubernetes.io/{name}"), vec![(*value).to_owned()]))
+                .map(|(name, value)| {
+                    (
+                        format!("authentication.kubernetes.io/{name}"),
+                        vec![(*value).to_owned()],
+                    )
+                })
                 .collect(),
         ),
         ..CertificateSigningRequestSpec::default()
@@ -79,18 +93,42 @@ fn each_wrong_request_is_denied_with_its_own_reason() {
     tampered.info.public_key = other.info.public_key;
     let tampered = tampered.to_pem(x509_cert::der::pem::LineEnding::LF).expect("PEM");
     let cases = [
-        (with(|s| s.usages = Some(vec!["server auth".to_owned()])), "UsageNotAllowed", "found: server auth"),
+        (
+            with(|s| s.usages = Some(vec!["server auth".to_owned()])),
+            "UsageNotAllowed",
+            "found: server auth",
+        ),
         (with(|s| s.usages = None), "UsageNotAllowed", "found: none"),
-        (with(|s| s.username = Some(other_account.to_owned())), "NotTheAgent", other_account),
+        (
+            with(|s| s.username = Some(other_account.to_owned())),
+            "NotTheAgent",
+            other_account,
+        ),
         (with(|s| s.extra = None), "ClaimMissing", "node-name"),
         (with(|s| claim(s, "node-uid", &[])), "ClaimMissing", "node-uid"),
         (with(|s| claim(s, "pod-uid", &[""])), "ClaimMissing", "pod-uid"),
-        (with(|s| claim(s, "node-name", &["node-a", "node-b"])), "ClaimAmbiguous", "node-name"),
+        (
+            with(|s| claim(s, "node-name", &["node-a", "node-b"])),
+            "ClaimAmbiguous",
+            "node-name",
+        ),
         (requesting("not PEM"), "MalformedRequest", "PKCS#10"),
-        (requesting(&"x".repeat(MAX_REQUEST + 1)), "MalformedRequest", "more than"),
-        (requesting(RSA_1024), "KeyTypeNotAllowed", "this request holds RSA-1024"),
+        (
+            requesting(&"x".repeat(MAX_REQUEST + 1)),
+            "MalformedRequest",
+            "more than",
+        ),
+        (
+            requesting(RSA_1024),
+            "KeyTypeNotAllowed",
+            "this request holds RSA-1024",
+        ),
         (requesting(P_521), "KeyTypeNotAllowed", "curve 1.3.132.0.35"),
-        (requesting(&pkcs10(&[], "", &PKCS_ED25519)), "KeyTypeNotAllowed", "Ed25519"),
+        (
+            requesting(&pkcs10(&[], "", &PKCS_ED25519)),
+            "KeyTypeNotAllowed",
+            "Ed25519",
+        ),
         (requesting(&tampered), "BadSelfSignature", "not signed by the key"),
     ];
     for (spec, reason, text) in cases {
@@ -102,9 +140,16 @@ fn each_wrong_request_is_denied_with_its_own_reason() {
 
 #[test]
 fn foreign_names_in_the_request_are_stripped_and_named() {
-    let pem = pkcs10(&["node-b.node.example.test", "extra.example.test"], "node-b", &PKCS_ECDSA_P256_SHA256);
+    let pem = pkcs10(
+        &["node-b.node.example.test", "extra.example.test"],
+        "node-b",
+        &PKCS_ECDSA_P256_SHA256,
+    );
     let request = check(&requesting(&pem), &agent()).expect("passes");
-    assert_eq!(request.ignored, ["subject \"CN=node-b\"", "2 subject alternative name(s)"]);
+    assert_eq!(
+        request.ignored,
+        ["subject \"CN=node-b\"", "2 subject alternative name(s)"]
+    );
     let (ca, _) = CertificateAuthority::generate("example.test", HOUR, SystemTime::now()).expect("CA");
     let profile = NodeProfile {
         identity: "node-a.node.example.test".to_owned(),
@@ -117,10 +162,16 @@ fn foreign_names_in_the_request_are_stripped_and_named() {
     let text = format!("{certificate:?}");
     assert!(!text.contains("node-b"), "{text}");
     let extensions = certificate.tbs_certificate().extensions().expect("extensions");
-    let san = extensions.iter().find(|e| e.extn_id.to_string() == "2.5.29.17").expect("SAN");
+    let san = extensions
+        .iter()
+        .find(|e| e.extn_id.to_string() == "2.5.29.17")
+        .expect("SAN");
     let san = SubjectAltName::from_der(san.extn_value.as_bytes()).expect("SAN");
     let names = format!("{:?}", san.0);
-    assert!(names.contains("node-a.node.example.test") && names.contains("uid-a"), "{names}");
+    assert!(
+        names.contains("node-a.node.example.test") && names.contains("uid-a"),
+        "{names}"
+    );
     assert_eq!(san.0.len(), 2);
 }
 
@@ -132,7 +183,8 @@ fn claims_are_compared_with_live_objects() {
     };
     let pod = |uid: &str, node: &str, account: &str| -> Pod {
         let spec = json!({"nodeName": node, "serviceAccountName": account, "containers": []});
-        serde_json::from_value(json!({"metadata": {"name": "agent-1", "uid": uid}, "spec": spec})).expect("Pod")
+        serde_json::from_value(json!({"metadata": {"name": "agent-1", "uid": uid}, "spec": spec}))
+            .expect("Pod")
     };
     let good = pod("uid-p", "node-a", "ipsecmesh-agent");
     confirm(&claims, Some(&node("uid-a")), Some(&good), &agent()).expect("confirmed");
@@ -140,9 +192,21 @@ fn claims_are_compared_with_live_objects() {
         (None, Some(good.clone()), "NodeNotFound"),
         (Some(node("uid-new")), Some(good.clone()), "NodeUIDMismatch"),
         (Some(node("uid-a")), None, "PodNotFound"),
-        (Some(node("uid-a")), Some(pod("uid-old", "node-a", "ipsecmesh-agent")), "PodUIDMismatch"),
-        (Some(node("uid-a")), Some(pod("uid-p", "node-b", "ipsecmesh-agent")), "PodOnAnotherNode"),
-        (Some(node("uid-a")), Some(pod("uid-p", "node-a", "default")), "PodOfAnotherServiceAccount"),
+        (
+            Some(node("uid-a")),
+            Some(pod("uid-old", "node-a", "ipsecmesh-agent")),
+            "PodUIDMismatch",
+        ),
+        (
+            Some(node("uid-a")),
+            Some(pod("uid-p", "node-b", "ipsecmesh-agent")),
+            "PodOnAnotherNode",
+        ),
+        (
+            Some(node("uid-a")),
+            Some(pod("uid-p", "node-a", "default")),
+            "PodOfAnotherServiceAccount",
+        ),
     ];
     for (node, pod, reason) in cases {
         let denial = confirm(&claims, node.as_ref(), pod.as_ref(), &agent()).expect_err(reason);
