@@ -113,14 +113,10 @@ fn closed_lists(schema: &Value, value: &Value, said: &mut Vec<String>) {
             names.join(", ")
         ));
     }
-    if let Some(fields) = value.as_object() {
-        fields
-            .iter()
-            .for_each(|(name, field)| closed_lists(&schema["properties"][name], field, said));
+    for (name, field) in value.as_object().into_iter().flatten() {
+        closed_lists(&schema["properties"][name], field, said);
     }
-    if let Some(items) = value.as_array() {
-        items
-            .iter()
-            .for_each(|item| closed_lists(&schema["items"], item, said));
+    for item in value.as_array().into_iter().flatten() {
+        closed_lists(&schema["items"], item, said);
     }
 }
