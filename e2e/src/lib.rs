@@ -1,4 +1,8 @@
 //! The lab: a real cluster on one machine, the demo and the end-to-end tests.
 
+pub mod capture;
+pub mod error;
+pub mod lab;
 pub mod node_channel;
 pub mod protocol;
+pub mod report;
