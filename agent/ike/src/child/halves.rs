@@ -191,9 +191,6 @@ impl Endpoint {
         };
         let (ike, role, peer, name) = (child.ike, child.role, child.peer, child.child);
         self.data_plane_failure(peer, name, "inbound", reason);
-        if let Some(sa) = ike.and_then(|ike| self.sas.get_mut(&ike)) {
-            sa.installing.remove(&id);
-        }
         match (role, ike) {
             (Role::Responder, Some(_)) => {
                 let answered = self.answer_held_child(id, false);
@@ -264,10 +261,7 @@ impl Endpoint {
             && let Some(ike) = ike
         {
             let confirms = self.sas.get(&ike).is_some_and(crate::sa::IkeSa::confirms);
-            let deletes = replaces
-                .and_then(|old| self.children.get(&old))
-                .is_some_and(|old| old.ike == Some(ike));
-            if confirms && !deletes {
+            if confirms {
                 self.enqueue(ike, Task::Confirm(replaces));
             }
         }

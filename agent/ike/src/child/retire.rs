@@ -51,6 +51,8 @@ impl Endpoint {
         };
         child.stage = Stage::Leaving(leave, reason);
         let (peer, name) = (child.peer, child.child);
+        let successors = child.successors.clone();
+        let successor = successors.into_iter().rev().find(|next| self.is_usable(*next));
         let slot = self
             .peers
             .get_mut(&peer)
@@ -58,7 +60,7 @@ impl Endpoint {
         if let Some(slot) = slot
             && slot.current == Some(id)
         {
-            slot.current = None;
+            slot.current = successor;
         }
         self.release_predecessor(id);
         for timer in [
@@ -104,7 +106,11 @@ impl Endpoint {
             return;
         }
         child.stage = Stage::Lingering;
-        let (peer, name, announced) = (child.peer, child.child, child.announced);
+        let (peer, name, announced, ike) = (child.peer, child.child, child.announced, child.ike);
+        if let Some(sa) = ike.and_then(|ike| self.sas.get_mut(&ike)) {
+            // Until here a half that was refused has kept back our word that all inbound halves stand.
+            sa.installing.remove(&id);
+        }
         if announced {
             self.event(Event::ChildClosed {
                 peer,
@@ -153,16 +159,18 @@ impl Endpoint {
     /// (RFC 7296 §1.4.1).
     pub(crate) fn peer_deletes(&mut self, ike: IkeSaId, id: ChildSaId) -> Option<EspSpi> {
         let child = self.children.get(&id)?;
-        if child.stage == Stage::Lingering {
+        let (spi, stage, successors) = (child.inbound.spi, child.stage, child.successors.clone());
+        for successor in &successors {
+            self.install_on_sign(*successor);
+        }
+        if stage == Stage::Lingering {
             return None;
         }
-        let (spi, stage, successors) = (child.inbound.spi, child.stage, child.successors.clone());
         let crossing = self.sas.get(&ike).is_some_and(|sa| sa.deletes(id));
         self.dequeue_child(ike, id);
         let mut succeeded = false;
         let mut waits = false;
         for successor in successors {
-            self.install_on_sign(successor);
             let Some(next) = self.children.get(&successor) else {
                 continue;
             };

@@ -22,6 +22,13 @@ pub(crate) struct HeldDelete {
     ike: bool,
 }
 
+impl HeldDelete {
+    /// Whether the peer deletes the whole SA: then no request of ours makes sense any more.
+    pub(super) fn ends_sa(&self) -> bool {
+        self.ike
+    }
+}
+
 impl Endpoint {
     /// An empty request: a liveness check, or the word that our inbound halves stand.
     pub(super) fn request_empty(&mut self, id: IkeSaId, exchange: Exchange) {
@@ -179,30 +186,34 @@ impl Endpoint {
         };
         let pairs: Vec<ChildSaId> = sa.children.iter().copied().collect();
         sa.queue.retain(|task| matches!(task, Task::CreateChild(_)));
-        for pair in &pairs {
-            self.dequeue_child(id, *pair);
-            self.retire(*pair, Leave::WithIke, reason);
-        }
-        self.hold_delete(
+        self.hold(
             id,
             HeldDelete {
                 number,
-                waiting: pairs,
+                waiting: pairs.clone(),
                 spis: Vec::new(),
                 ike: true,
             },
         );
+        for pair in pairs {
+            self.retire(pair, Leave::WithIke, reason);
+        }
+        self.try_answer_delete(id);
     }
 
     /// Answers a DELETE now, or when the outbound halves are gone.
     fn hold_delete(&mut self, id: IkeSaId, held: HeldDelete) {
+        self.hold(id, held);
+        self.try_answer_delete(id);
+    }
+
+    fn hold(&mut self, id: IkeSaId, held: HeldDelete) {
         for pair in &held.waiting {
             self.held_for.insert(*pair, id);
         }
         if let Some(sa) = self.sas.get_mut(&id) {
             sa.held = Some(Held::Delete(held));
         }
-        self.try_answer_delete(id);
     }
 
     /// The outbound half of a pair is gone: an answer may have waited for it.

@@ -13,8 +13,8 @@ use crate::sa::{HalfOpen, HalfOpenOutcome, SpiOwner};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, IkeSpi, Path, PeerId};
 use crate::wire::{
-    ExchangeType, Flags, HashAlgorithm, Header, KeyExchangeData, MessageId, Nonce, Notify, NotifyType, Payload,
-    Payloads, Role, Spi, Version,
+    ExchangeType, Flags, HashAlgorithm, Header, KeyExchangeData, MessageId, Nonce, Notify, NotifyType,
+    Payload, Payloads, Role, Spi, Version,
 };
 
 /// Half-open SAs from one address above which that address is asked for a cookie.

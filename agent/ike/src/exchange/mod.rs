@@ -80,6 +80,11 @@ impl IkeSa {
             })
     }
 
+    /// Whether the peer has deleted the SA, and the answer waits for the data plane.
+    pub(crate) fn ends(&self) -> bool {
+        matches!(&self.held, Some(Held::Delete(held)) if held.ends_sa())
+    }
+
     /// Whether the IKE SA is being rekeyed by our request.
     pub(crate) fn rekeys(&self) -> bool {
         matches!(
@@ -129,7 +134,7 @@ impl Endpoint {
 
     fn next_task(&mut self, id: IkeSaId) -> Option<Task> {
         let sa = self.sas.get_mut(&id)?;
-        if sa.in_flight.is_some() || sa.standing == Standing::Closed {
+        if sa.in_flight.is_some() || sa.standing == Standing::Closed || sa.ends() {
             return None;
         }
         let position = runnable(&sa.queue, sa)?;

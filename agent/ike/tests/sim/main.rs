@@ -144,7 +144,13 @@ fn run_seeds(seeds: impl Iterator<Item = u64>, providers: [&'static Provider; 2]
         let mut classes: std::collections::BTreeMap<String, Vec<u64>> = std::collections::BTreeMap::new();
         for seed in seeds {
             if let Some(failure) = run(seed, providers, false).failure {
-                let class: String = failure.split_whitespace().filter(|w| w.len() < 7 || !w.trim_end_matches(',').chars().all(|c| c.is_ascii_hexdigit())).collect::<Vec<_>>().join(" ");
+                let class: String = failure
+                    .split_whitespace()
+                    .filter(|w| {
+                        w.len() < 7 || !w.trim_end_matches(',').chars().all(|c| c.is_ascii_hexdigit())
+                    })
+                    .collect::<Vec<_>>()
+                    .join(" ");
                 classes.entry(class).or_default().push(seed);
             }
         }
