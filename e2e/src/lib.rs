@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod error;
+pub mod guest;
 pub mod lab;
 pub mod node_channel;
 pub mod protocol;
