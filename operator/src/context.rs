@@ -64,9 +64,16 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     triggers: Triggers,
     authority: RwLock<Option<Arc<CertificateAuthority>>>,
-    timers: Mutex<HashMap<(&'static str, String), (String, Instant)>>,
+    timers: Mutex<HashMap<(&'static str, String), Timer>>,
     failures: Mutex<HashMap<(&'static str, String), u32>>,
     requests: Mutex<HashMap<String, Bucket>>,
+}
+
+/// A state and since when it lasts.
+#[derive(Clone, Debug)]
+struct Timer {
+    state: String,
+    since: Instant,
 }
 
 /// What a node has left of its certificate requests.
@@ -141,13 +148,17 @@ impl Context {
     pub(crate) fn lasting(&self, name: &'static str, object: &str, state: &str) -> Duration {
         let mut timers = self.timers.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
+        let fresh = Timer {
+            state: state.to_owned(),
+            since: now,
+        };
         let timer = timers
             .entry((name, object.to_owned()))
-            .or_insert_with(|| (state.to_owned(), now));
-        if timer.0 != state {
-            *timer = (state.to_owned(), now);
+            .or_insert_with(|| fresh.clone());
+        if timer.state != state {
+            *timer = fresh;
         }
-        now.duration_since(timer.1)
+        now.duration_since(timer.since)
     }
 
     /// Forgets the timers of `object`.
@@ -205,7 +216,7 @@ impl Bucket {
 fn pause(failures: u32, random: u64) -> Duration {
     let base = Duration::from_millis(250)
         .saturating_mul(1 << failures.min(8))
-        .min(Duration::from_secs(60));
+        .min(Duration::from_mins(1));
     let spread = u32::try_from(random % 51).unwrap_or_default();
     base * (75 + spread) / 100
 }

@@ -9,7 +9,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
 /// A repetition within this time is dropped.
-const QUIET: Duration = Duration::from_secs(300);
+const QUIET: Duration = Duration::from_mins(5);
 
 /// Never remember more than this: each entry is one object, reason and text.
 const MEMORY: usize = 4096;

@@ -1,7 +1,7 @@
 //! The operator's metrics: one struct, typed labels, served in the OpenMetrics text form.
 
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -216,9 +216,10 @@ impl Metrics {
         self.pairs_failing.remove(&labels);
     }
 
-    /// The active root's end, in seconds since the epoch.
-    pub(crate) fn root_expires(&self, seconds: f64) {
-        self.root_expiry.set(seconds);
+    /// The active root's end.
+    pub(crate) fn root_expires(&self, end: SystemTime) {
+        self.root_expiry
+            .set(end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
 
     /// Whether this replica leads.

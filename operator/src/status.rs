@@ -34,6 +34,7 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     /// A verdict.
+    #[expect(clippy::needless_pass_by_value, reason = "messages are made for the verdict")]
     pub(crate) fn new(type_: &'static str, truth: Truth, reason: &str, message: String) -> Self {
         Self {
             type_,

@@ -18,6 +18,14 @@ use crate::plan::address::NodeFacts;
 use crate::plan::echo::names;
 use crate::view;
 
+/// What is waited for of one tunnel.
+#[derive(Debug, PartialEq)]
+struct Waiting {
+    phase: Phase,
+    /// The Ready nodes that have not followed to this phase.
+    nodes: Vec<String>,
+}
+
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -68,7 +76,7 @@ async fn mark(client: &Client, args: &UninstallArgs) -> Result<(), String> {
 }
 
 /// What is waited for: by tunnel, its phase and the Ready nodes that still hold something of it.
-async fn look(client: &Client) -> Result<BTreeMap<String, (Option<Phase>, Vec<String>)>, kube::Error> {
+async fn look(client: &Client) -> Result<BTreeMap<String, Waiting>, kube::Error> {
     let everything = ListParams::default();
     let tunnels = Api::<IPsecTunnel>::all(client.clone()).list(&everything).await?;
     let agents = Api::<IPsecNode>::all(client.clone()).list(&everything).await?;
@@ -91,7 +99,7 @@ async fn look(client: &Client) -> Result<BTreeMap<String, (Option<Phase>, Vec<St
 }
 
 /// A tunnel that is not gone from all nodes yet; one that never started is on none.
-fn waiting(tunnel: &IPsecTunnel, agents: &[IPsecNode]) -> Option<(String, (Option<Phase>, Vec<String>))> {
+fn waiting(tunnel: &IPsecTunnel, agents: &[IPsecNode]) -> Option<(String, Waiting)> {
     let (generation, phase) = view::rollout(tunnel)?;
     let name = tunnel.name_any();
     let holds = |agent: &&IPsecNode| match view::echo(agent, &name) {
@@ -101,18 +109,24 @@ fn waiting(tunnel: &IPsecTunnel, agents: &[IPsecNode]) -> Option<(String, (Optio
     let holders: Vec<String> = agents
         .iter()
         .filter(holds)
-        .map(|agent| agent.name_any())
+        .map(kube::ResourceExt::name_any)
         .collect();
-    (phase != Phase::Removing || !holders.is_empty()).then_some((name, (Some(phase), holders)))
+    (phase != Phase::Removing || !holders.is_empty()).then_some((
+        name,
+        Waiting {
+            phase,
+            nodes: holders,
+        },
+    ))
 }
 
-fn describe(waiting: &BTreeMap<String, (Option<Phase>, Vec<String>)>) -> String {
-    let one = |(tunnel, (phase, nodes)): (&String, &(Option<Phase>, Vec<String>))| {
-        let phase = phase.map_or("not started", Phase::as_str);
-        if nodes.is_empty() {
+fn describe(waiting: &BTreeMap<String, Waiting>) -> String {
+    let one = |(tunnel, waiting): (&String, &Waiting)| {
+        let phase = waiting.phase;
+        if waiting.nodes.is_empty() {
             format!("{tunnel}: {phase}")
         } else {
-            format!("{tunnel}: {phase}, waiting for {}", names(nodes))
+            format!("{tunnel}: {phase}, waiting for {}", names(&waiting.nodes))
         }
     };
     waiting.iter().map(one).collect::<Vec<_>>().join("; ")

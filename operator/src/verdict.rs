@@ -43,6 +43,7 @@ pub(crate) struct Findings {
 
 /// Where a tunnel stands.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(crate) struct Standing {
     /// Nothing was ever written about the tunnel.
     pub(crate) first: bool,
@@ -109,7 +110,7 @@ fn failing(standing: &Standing) -> Option<Problem> {
     let (node, first) = standing.failing.first()?;
     let mut message = format!("{node} → {}: {}: {}", first.peer, first.reason, first.message);
     if standing.failing.len() > 1 {
-        message.push_str(&format!(" (and {} more pairs)", standing.failing.len() - 1));
+        message = format!("{message} (and {} more pairs)", standing.failing.len() - 1);
     }
     let advice = match first.reason.as_str() {
         "AuthenticationFailed" => "; compare the certificates of both nodes: kubectl describe ipsecnode",
@@ -141,7 +142,7 @@ fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
                 .skip(1)
                 .map(|(node, _)| node.clone())
                 .collect();
-            message.push_str(&format!("; also {}", names(&others)));
+            message = format!("{message}; also {}", names(&others));
         }
         return Verdict::new("Programmed", Truth::False, &first.reason, message);
     }
@@ -335,6 +336,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn each_situation_has_its_ready_condition() {
         let failure = |reason: &str| {
             let failure = Failure {

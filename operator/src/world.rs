@@ -107,30 +107,7 @@ pub(crate) fn watch_all(
     places: &Places,
     tasks: &mut JoinSet<&'static str>,
 ) -> (Triggers, Queues) {
-    let (tunnels, tunnel_writer) = store();
-    let (authorities, authority_writer) = store();
-    let (peers, peer_writer) = store();
-    let (agents, agent_writer) = store();
-    let (nodes, node_writer) = store();
-    let (lifecycle, lifecycle_writer) = store();
-    let (requests, request_writer) = store();
-    let (policies, policy_writer) = store();
-    let (bindings, binding_writer) = store();
-    let (endpoints, endpoint_writer) = store();
-    let (service_cidrs, service_writer) = store();
-    let stores = Stores {
-        tunnels,
-        authorities,
-        peers,
-        agents,
-        nodes,
-        lifecycle,
-        requests,
-        policies,
-        bindings,
-        endpoints,
-        service_cidrs,
-    };
+    let (stores, writers) = stores();
     let (triggers, queues) = Triggers::new(stores);
     let all = Config::default();
     let named = |name: &str| Config::default().fields(&format!("metadata.name={name}"));
@@ -161,35 +138,35 @@ pub(crate) fn watch_all(
         "ipsectunnels",
         Api::all(client.clone()),
         all.clone(),
-        tunnel_writer,
+        writers.tunnel,
         of_tunnel
     );
     watch!(
         "ipsecauthorities",
         Api::all(client.clone()),
         all.clone(),
-        authority_writer,
+        writers.authority,
         of_authority
     );
     watch!(
         "ipsecpeers",
         Api::all(client.clone()),
         all.clone(),
-        peer_writer,
+        writers.peer,
         of_peer
     );
     watch!(
         "ipsecnodes",
         Api::all(client.clone()),
         all.clone(),
-        agent_writer,
+        writers.agent,
         of_agent
     );
     watch!(
         "nodes",
         Api::all(client.clone()),
         all.clone(),
-        node_writer,
+        writers.node,
         of_node
     );
     let namespaced = Api::namespaced(client.clone(), &places.namespace);
@@ -197,28 +174,28 @@ pub(crate) fn watch_all(
         "configmaps",
         namespaced,
         named(&places.lifecycle_config_map),
-        lifecycle_writer,
+        writers.marker,
         to_all_tunnels
     );
     watch!(
         "certificatesigningrequests",
         Api::all(client.clone()),
         ours,
-        request_writer,
+        writers.request,
         of_request
     );
     watch!(
         "validatingadmissionpolicies",
         Api::all(client.clone()),
         all.clone(),
-        policy_writer,
+        writers.policy,
         to_all_tunnels
     );
     watch!(
         "validatingadmissionpolicybindings",
         Api::all(client.clone()),
         all.clone(),
-        binding_writer,
+        writers.binding,
         to_all_tunnels
     );
     let endpoint_api = Api::namespaced(client.clone(), "default");
@@ -226,17 +203,73 @@ pub(crate) fn watch_all(
         "endpointslices",
         endpoint_api,
         api_server,
-        endpoint_writer,
+        writers.endpoint,
         to_all_nodes
     );
     watch!(
         "servicecidrs",
         Api::all(client.clone()),
         all,
-        service_writer,
+        writers.service,
         to_all_nodes
     );
     (triggers, queues)
+}
+
+/// The other ends of [`Stores`].
+struct Writers {
+    tunnel: Writer<IPsecTunnel>,
+    authority: Writer<IPsecAuthority>,
+    peer: Writer<IPsecPeer>,
+    agent: Writer<IPsecNode>,
+    node: Writer<Node>,
+    marker: Writer<ConfigMap>,
+    request: Writer<CertificateSigningRequest>,
+    policy: Writer<ValidatingAdmissionPolicy>,
+    binding: Writer<ValidatingAdmissionPolicyBinding>,
+    endpoint: Writer<EndpointSlice>,
+    service: Writer<ServiceCIDR>,
+}
+
+fn stores() -> (Stores, Writers) {
+    let (tunnels, tunnel) = store();
+    let (authorities, authority) = store();
+    let (peers, peer) = store();
+    let (agents, agent) = store();
+    let (nodes, node) = store();
+    let (lifecycle, marker) = store();
+    let (requests, request) = store();
+    let (policies, policy) = store();
+    let (bindings, binding) = store();
+    let (endpoints, endpoint) = store();
+    let (service_cidrs, service) = store();
+    let stores = Stores {
+        tunnels,
+        authorities,
+        peers,
+        agents,
+        nodes,
+        lifecycle,
+        requests,
+        policies,
+        bindings,
+        endpoints,
+        service_cidrs,
+    };
+    let writers = Writers {
+        tunnel,
+        authority,
+        peer,
+        agent,
+        node,
+        marker,
+        request,
+        policy,
+        binding,
+        endpoint,
+        service,
+    };
+    (stores, writers)
 }
 
 impl Stores {

@@ -28,13 +28,13 @@ use crate::status::{self, Truth, Verdict};
 pub(crate) const DEFAULT: &str = "default";
 
 /// A root that ends sooner than this is said to expire.
-const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
+const EXPIRES_SOON: Duration = Duration::from_hours(720);
 
 /// All agents watch authorities: mere counts are not written more often than this.
 const COUNT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Even without any change, the root's end is looked at this often.
-const LOOK: Duration = Duration::from_secs(3600);
+const LOOK: Duration = Duration::from_hours(1);
 
 /// The authority that signs now, with its object.
 pub(crate) fn active(context: &Context) -> Option<(Arc<IPsecAuthority>, Arc<CertificateAuthority>)> {
@@ -191,15 +191,14 @@ async fn publish(
         verdicts.extend(expiry(context, authority, root).await);
     }
     let counts = status.nodes.unwrap_or_default();
-    verdicts.push(match problem {
-        Some(problem) => Verdict::new("Ready", Truth::False, "NoRoot", problem),
-        None => {
-            let message = format!(
-                "{}/{} nodes hold a certificate of the active CA",
-                counts.issued_by_active, counts.total
-            );
-            Verdict::new("Ready", Truth::True, "Issuing", message)
-        }
+    verdicts.push(if let Some(problem) = problem {
+        Verdict::new("Ready", Truth::False, "NoRoot", problem)
+    } else {
+        let message = format!(
+            "{}/{} nodes hold a certificate of the active CA",
+            counts.issued_by_active, counts.total
+        );
+        Verdict::new("Ready", Truth::True, "Issuing", message)
     });
     status.conditions = conditions(authority, &verdicts);
     let only_counts = without_counts(&before) == without_counts(&status);
@@ -226,7 +225,7 @@ fn without_counts(status: &IPsecAuthorityStatus) -> IPsecAuthorityStatus {
 
 fn describe(context: &Context, root: &CertificateAuthority, status: &mut IPsecAuthorityStatus) {
     let not_after = Time(Timestamp::try_from(root.not_after()).unwrap_or(Timestamp::MAX));
-    context.metrics.root_expires(not_after.0.as_second() as f64);
+    context.metrics.root_expires(root.not_after());
     let entry = RootCertificate {
         fingerprint: root.fingerprint().to_owned(),
         not_after,

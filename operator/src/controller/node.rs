@@ -204,7 +204,7 @@ fn publication(context: &Context, facts: &NodeFacts) -> Publication {
             addresses.into_iter().map(move |address| (address, owner.clone()))
         })
         .collect();
-    publish(facts, nodes.iter(), &published, &rules(context))
+    publish(facts, &nodes.iter(), &published, &rules(context))
 }
 
 fn rules(context: &Context) -> AddressRules {
@@ -273,10 +273,10 @@ async fn remove_taint(context: &Context, node: &Node) -> Result<(), Error> {
     };
     let name = node.name_any();
     // The test makes sure that the index still means our taint.
-    let path = format!("/spec/taints/{index}");
+    let taint = format!("/spec/taints/{index}");
     let steps = json!([
-        {"op": "test", "path": format!("{path}/key"), "value": AGENT_NOT_READY_TAINT},
-        {"op": "remove", "path": path},
+        {"op": "test", "path": format!("{taint}/key"), "value": AGENT_NOT_READY_TAINT},
+        {"op": "remove", "path": taint},
     ]);
     let patch: Patch<()> = Patch::Json(serde_json::from_value(steps)?);
     let api: Api<Node> = Api::all(context.client.clone());

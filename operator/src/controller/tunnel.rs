@@ -78,6 +78,7 @@ pub(crate) async fn reconcile(tunnel: Arc<IPsecTunnel>, context: Arc<Context>) -
 }
 
 /// What is to be written.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Plan {
     goal: Goal,
     in_transition: bool,

@@ -16,7 +16,7 @@ use super::unix;
 const ID_KP_IPSEC_IKE: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 17];
 
 /// A certificate is valid from a little before its making: the clocks of peers differ.
-const BACKDATING: Duration = Duration::from_secs(300);
+const BACKDATING: Duration = Duration::from_mins(5);
 
 /// X.520's upper bound for a common name; a longer node name stands in the SANs only.
 const MAX_COMMON_NAME: usize = 64;

@@ -108,7 +108,7 @@ pub(crate) struct Publication {
 /// `nodes` are all Nodes.
 pub(crate) fn publish<'a>(
     node: &NodeFacts,
-    nodes: impl Iterator<Item = &'a NodeFacts> + Clone,
+    nodes: &(impl Iterator<Item = &'a NodeFacts> + Clone),
     published: &BTreeMap<IpAddr, String>,
     rules: &AddressRules,
 ) -> Publication {
@@ -205,10 +205,10 @@ mod tests {
         let rules = AddressRules::default();
         let unpublished = BTreeMap::new();
         assert_eq!(
-            publish(&old, nodes.iter(), &unpublished, &rules).addresses,
+            publish(&old, &nodes.iter(), &unpublished, &rules).addresses,
             old.addresses
         );
-        let refused = publish(&young, nodes.iter(), &unpublished, &rules);
+        let refused = publish(&young, &nodes.iter(), &unpublished, &rules);
         assert_eq!(
             refused.refused,
             ["10.0.0.1 belongs to node old, which had it first"]
@@ -216,12 +216,12 @@ mod tests {
         // Who was published first stays the owner even if an older Node claims the address later.
         let published = BTreeMap::from([(old.addresses[0], "young".to_owned())]);
         assert!(
-            publish(&old, nodes.iter(), &published, &rules)
+            publish(&old, &nodes.iter(), &published, &rules)
                 .addresses
                 .is_empty()
         );
         assert_eq!(
-            publish(&young, nodes.iter(), &published, &rules).addresses,
+            publish(&young, &nodes.iter(), &published, &rules).addresses,
             young.addresses
         );
     }
@@ -246,7 +246,7 @@ mod tests {
             (node("a", 1, "10.1.1.1"), None),
         ];
         for (node, expected) in cases {
-            let publication = publish(&node, std::iter::once(&node), &BTreeMap::new(), &rules);
+            let publication = publish(&node, &std::iter::once(&node), &BTreeMap::new(), &rules);
             match expected {
                 Some(text) => assert!(publication.refused.concat().contains(text), "{publication:?}"),
                 None => assert_eq!(publication.addresses, node.addresses, "{publication:?}"),

@@ -134,7 +134,7 @@ pub(crate) fn names(all: &[String]) -> String {
     const SHOWN: usize = 5;
     let mut text = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if all.len() > SHOWN {
-        text.push_str(&format!(" and {} more", all.len() - SHOWN));
+        text = format!("{text} and {} more", all.len() - SHOWN);
     }
     text
 }

@@ -8,7 +8,7 @@ use ipsecmesh_crds::Phase;
 pub(crate) const DRAIN: Duration = Duration::from_secs(2);
 
 /// A rollout that waits longer than this says so as a blocked one.
-pub(crate) const BLOCKED_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const BLOCKED_AFTER: Duration = Duration::from_mins(1);
 
 /// Where a tunnel has to end up.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +45,10 @@ impl Situation {
 }
 
 /// The phase that is to be published. The order is never skipped, the waiting is with `rollout: Immediate`.
+#[expect(
+    clippy::match_same_arms,
+    reason = "the table reads goal by goal, in the order of the phases"
+)]
 pub(crate) fn next_phase(now: Situation) -> Phase {
     let go = |condition: bool, next: Phase, stay: Phase| if condition { next } else { stay };
     let Some(phase) = now.phase else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipsecmesh_crds::Phase;
 
 /// After this a deletion goes on without the nodes that do not follow; they converge because the object is gone.
-pub(crate) const CAP: Duration = Duration::from_secs(600);
+pub(crate) const CAP: Duration = Duration::from_mins(10);
 
 /// What becomes of a tunnel that is going.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -24,6 +24,10 @@ pub(crate) fn transition<K: Clone + Ord>(
 }
 
 /// The phase of an item that is selected. The outer `None` of `current` means that it is not published yet.
+#[expect(
+    clippy::option_option,
+    reason = "published or not, and with a phase of its own or not"
+)]
 fn arrive(current: Option<Option<Phase>>, tunnel: Phase, step: bool) -> Option<Phase> {
     match current {
         None if matches!(tunnel, Phase::Encrypting | Phase::Enforcing) => Some(Phase::Permissive),
@@ -60,6 +64,7 @@ mod tests {
     use Phase::{Draining, Encrypting, Enforcing, Permissive, Releasing, Removing};
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn an_item_comes_in_steps_and_goes_in_steps() {
         // (published, selected, tunnel, acknowledged) → published next
         let cases = [

@@ -88,8 +88,8 @@ fn an_honest_request_passes_with_the_claims_of_its_token() {
 #[test]
 fn each_wrong_request_is_denied_with_its_own_reason() {
     let other_account = "system:serviceaccount:default:default";
-    let mut tampered = CertReq::from_pem(&pkcs10(&[], "x", &PKCS_ECDSA_P256_SHA256)).expect("CSR");
-    let other = CertReq::from_pem(&pkcs10(&[], "x", &PKCS_ECDSA_P256_SHA256)).expect("CSR");
+    let mut tampered = CertReq::from_pem(pkcs10(&[], "x", &PKCS_ECDSA_P256_SHA256)).expect("CSR");
+    let other = CertReq::from_pem(pkcs10(&[], "x", &PKCS_ECDSA_P256_SHA256)).expect("CSR");
     tampered.info.public_key = other.info.public_key;
     let tampered = tampered.to_pem(x509_cert::der::pem::LineEnding::LF).expect("PEM");
     let cases = [
@@ -214,5 +214,5 @@ fn claims_are_compared_with_live_objects() {
     }
 }
 
-const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+const HOUR: std::time::Duration = std::time::Duration::from_hours(1);
 use std::time::SystemTime;
