@@ -176,6 +176,7 @@ fn foreign_names_in_the_request_are_stripped_and_named() {
 }
 
 #[test]
+#[expect(clippy::large_stack_arrays, reason = "a table of whole objects")]
 fn claims_are_compared_with_live_objects() {
     let claims = check(&honest(), &agent()).expect("passes").claims;
     let node = |uid: &str| -> Node {

@@ -1,0 +1,260 @@
+//! What a look at a tunnel tells people: its status, Events, metrics.
+
+use std::collections::BTreeSet;
+
+use ipsecmesh_crds::tunnel::{
+    EffectiveProposals, FailingPair, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout, TunnelSummary,
+};
+use ipsecmesh_crds::{IPsecTunnel, Phase};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+
+use super::{Look, Plan};
+use crate::apply::Error;
+use crate::plan::echo::{Failure, Follower, Lag};
+use crate::plan::membership::pair_count;
+use crate::verdict::{self, Findings, Problem, Standing};
+use crate::view;
+
+/// The status holds no more failing pairs than this; all are counted.
+const MAX_FAILING: usize = 16;
+
+impl Look<'_> {
+    /// Writes the status if it differs, and says what a person can act on.
+    pub(super) async fn publish(
+        &self,
+        api: &Api<IPsecTunnel>,
+        findings: &Findings,
+        plan: &Plan,
+    ) -> Result<(), Error> {
+        let before = self.tunnel.status.clone().unwrap_or_default();
+        let standing = self.standing(plan);
+        let verdicts = verdict::conditions(findings, &standing);
+        let failing = plan.failing();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let programmed = plan.programmed();
+        let selected = plan.selected.len();
+        let status = IPsecTunnelStatus {
+            observed_generation: self.tunnel.metadata.generation,
+            rollout: plan
+                .rollout
+                .map(|(generation, phase)| published(&before, generation, phase)),
+            effective_overlay: view::effective_overlay(&plan.overlay),
+            enforcement: plan.rollout.map(|(_, phase)| phase.to_string()),
+            nodes: Some(NodeCounts {
+                selected: count(standing.ready),
+                programmed: count(programmed),
+            }),
+            pairs: Some(PairCounts {
+                desired: count(pair_count(&plan.selected)),
+                failing: count(failing.len()),
+            }),
+            summary: Some(TunnelSummary {
+                nodes: format!("{programmed}/{}", standing.ready),
+            }),
+            effective_proposals: Some(EffectiveProposals {
+                ike: self.tunnel.spec.effective_ike_proposals(),
+                child_sa: self.tunnel.spec.effective_child_proposals(),
+            }),
+            failing_pairs: failing.into_iter().take(MAX_FAILING).collect(),
+            conditions: crate::status::merge(
+                &before.conditions,
+                &verdicts,
+                self.tunnel.metadata.generation,
+                Timestamp::now(),
+            ),
+        };
+        self.context
+            .metrics
+            .tunnel(&self.name, selected, programmed, standing.failing.len());
+        if self.tunnel.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        self.context
+            .writer()
+            .apply_status(api, self.tunnel, &status)
+            .await?;
+        self.tell(&before, &status, plan).await;
+        Ok(())
+    }
+
+    fn standing(&self, plan: &Plan) -> Standing {
+        let lagging = |wanted: fn(&Lag) -> bool| {
+            plan.lags
+                .iter()
+                .filter(move |(_, lag)| wanted(lag))
+                .map(|(node, _)| node.clone())
+        };
+        let troubled = plan
+            .followers
+            .iter()
+            .filter(|follower| follower.ready)
+            .filter_map(|follower| {
+                let (reason, message) = follower.trouble.clone()?;
+                Some((follower.name.clone(), Problem::new(&reason, message)))
+            });
+        let failing = plan.failing_of_ready();
+        Standing {
+            first: self
+                .tunnel
+                .status
+                .as_ref()
+                .is_none_or(|status| status.conditions.is_empty()),
+            suspended: self.tunnel.spec.suspend,
+            goal: plan.goal,
+            phase: plan.rollout.map(|(_, phase)| phase),
+            in_transition: plan.in_transition,
+            blocked: plan.blocked,
+            ready: plan
+                .followers
+                .iter()
+                .filter(|f| f.ready && plan.selected.contains_key(&f.name))
+                .count(),
+            programmed: plan.programmed(),
+            agents: troubled.collect(),
+            behind: lagging(|lag| matches!(lag, Lag::Behind)).collect(),
+            failing,
+        }
+    }
+
+    /// Events on transitions.
+    async fn tell(&self, before: &IPsecTunnelStatus, now: &IPsecTunnelStatus, plan: &Plan) {
+        let events = &self.context.events;
+        let phase = now.rollout.as_ref().map(|rollout| rollout.phase);
+        if phase != before.rollout.as_ref().map(|rollout| rollout.phase)
+            && let Some(phase) = phase
+        {
+            tracing::info!(tunnel = self.name, %phase, "the tunnel enters a phase");
+            self.context.metrics.entered(&self.name, phase.as_str());
+            match phase {
+                Phase::Enforcing => {
+                    events
+                        .normal(
+                            self.tunnel,
+                            "Enforcing",
+                            "all ready nodes send and accept ESP only".to_owned(),
+                        )
+                        .await;
+                }
+                Phase::Draining => {
+                    events
+                        .normal(
+                            self.tunnel,
+                            "Draining",
+                            "the traffic goes back to cleartext in order".to_owned(),
+                        )
+                        .await;
+                }
+                Phase::Permissive | Phase::Encrypting | Phase::Releasing | Phase::Removing => {}
+            }
+        }
+        if plan.timed_out {
+            let waiting: Vec<String> = plan.lags.keys().cloned().collect();
+            let note = format!("went on without {}", crate::plan::echo::names(&waiting));
+            events.warning(self.tunnel, "TeardownTimedOut", note).await;
+        }
+        let ready =
+            |status: &IPsecTunnelStatus| status.conditions.iter().find(|c| c.type_ == "Ready").cloned();
+        if let Some(ready) = ready(now).filter(|ready| ready.status == "False") {
+            let known = ready_reason(before) == Some(ready.reason.clone());
+            if let (false, Some(reason)) = (known, event_reason(&ready.reason)) {
+                events.warning(self.tunnel, reason, ready.message).await;
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// The selected Ready nodes that have programmed what is published.
+    fn programmed(&self) -> usize {
+        let Some(expected) = &self.expected else { return 0 };
+        let ready = self
+            .followers
+            .iter()
+            .filter(|f| f.ready && self.selected.contains_key(&f.name));
+        ready.filter(|follower| follower.is_programmed(expected)).count()
+    }
+
+    /// All failures that agents report.
+    fn failing(&self) -> Vec<FailingPair> {
+        let pairs = self.followers.iter().flat_map(|follower| {
+            let failures = follower.echo.iter().flat_map(|echo| &echo.failures);
+            failures.map(|failure| FailingPair {
+                node: follower.name.clone(),
+                peer: failure.peer.clone(),
+                reason: failure.reason.clone(),
+                message: failure.message.clone(),
+                since: None,
+            })
+        });
+        pairs.collect()
+    }
+
+    /// Those between nodes that are Ready.
+    fn failing_of_ready(&self) -> Vec<(String, Failure)> {
+        let ready: BTreeSet<&str> = self
+            .followers
+            .iter()
+            .filter(|f| f.ready)
+            .map(|f| f.name.as_str())
+            .collect();
+        let of = |follower: &Follower| {
+            let failures = follower.echo.iter().flat_map(|echo| echo.failures.clone());
+            let name = follower.name.clone();
+            failures
+                .map(move |failure| (name.clone(), failure))
+                .collect::<Vec<_>>()
+        };
+        let all = self
+            .followers
+            .iter()
+            .filter(|follower| follower.ready)
+            .flat_map(of);
+        all.filter(|(_, failure)| ready.contains(failure.peer.as_str()))
+            .collect()
+    }
+}
+
+/// The rollout with the time at which this phase began.
+fn published(before: &IPsecTunnelStatus, generation: i64, phase: Phase) -> Rollout {
+    match &before.rollout {
+        Some(known) if known.generation == generation && known.phase == phase => known.clone(),
+        _ => Rollout {
+            generation,
+            phase,
+            since: Timestamp::from_second(Timestamp::now().as_second())
+                .ok()
+                .map(Time),
+        },
+    }
+}
+
+fn ready_reason(status: &IPsecTunnelStatus) -> Option<String> {
+    status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "Ready" && c.status == "False")
+        .map(|c| c.reason.clone())
+}
+
+/// Reasons that are worth an Event: not those of every rollout.
+fn event_reason(reason: &str) -> Option<&'static str> {
+    const KNOWN: [&str; 14] = [
+        "AddressConflict",
+        "AgentsNotReady",
+        "AuthenticationFailed",
+        "AuthorityNotFound",
+        "InvalidSelector",
+        "KernelUnsupported",
+        "NoNodesSelected",
+        "NoOverlayDetected",
+        "NoProposalChosen",
+        "OverlayMismatch",
+        "PeerUnreachable",
+        "RolloutBlocked",
+        "TSUnacceptable",
+        "UnsupportedField",
+    ];
+    KNOWN.into_iter().find(|known| *known == reason)
+}
