@@ -1,6 +1,7 @@
 //! The lab: a real cluster on one machine, the demo and the end-to-end tests.
 
 pub mod capture;
+pub mod demo;
 pub mod error;
 pub mod guest;
 pub mod lab;

@@ -32,14 +32,23 @@ impl Binaries {
     /// Builds the workspace's programs and copies them to `folder`.
     pub fn build(checkout: &Path, folder: &Path) -> Result<Self> {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(checkout)
-            .args(["build", "--quiet", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
+        cargo.current_dir(checkout).args([
+            "build",
+            "--quiet",
+            "--workspace",
+            "--bins",
+            "--message-format=json-render-diagnostics",
+        ]);
         let messages = command::finish(&mut cargo, None)?;
         fs::create_dir_all(folder).context(|| format!("make {}", folder.display()))?;
         let mut found = BTreeMap::new();
-        for artifact in messages.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok()) {
-            let Some(executable) = artifact.executable else { continue };
+        for artifact in messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Artifact>(line).ok())
+        {
+            let Some(executable) = artifact.executable else {
+                continue;
+            };
             let copy = folder.join(&artifact.target.name);
             let _ = fs::remove_file(&copy);
             fs::copy(&executable, &copy).context(|| format!("copy {}", executable.display()))?;
@@ -50,7 +59,10 @@ impl Binaries {
 
     /// The path of a program.
     pub fn path(&self, name: &str) -> Result<&Path> {
-        self.0.get(name).map(PathBuf::as_path).ok_or_else(|| Error::observed(format!("cargo built no {name}")))
+        self.0
+            .get(name)
+            .map(PathBuf::as_path)
+            .ok_or_else(|| Error::observed(format!("cargo built no {name}")))
     }
 
     /// What a kubelet runs for which image.
@@ -64,7 +76,14 @@ impl Binaries {
             .into_iter()
             .map(|(image, name, user)| {
                 let binary = self.path(name)?.to_owned();
-                Ok((image.to_owned(), Image { binary, arguments: Vec::new(), user }))
+                Ok((
+                    image.to_owned(),
+                    Image {
+                        binary,
+                        arguments: Vec::new(),
+                        user,
+                    },
+                ))
             })
             .collect()
     }

@@ -48,7 +48,9 @@ impl Tools {
             name: "controlplane",
             module: "controlplane",
             package: ".",
-            linker_flags: format!("-s -w -X {version}.gitVersion={KUBERNETES} -X {version}.gitMajor=1 -X {version}.gitMinor={minor}"),
+            linker_flags: format!(
+                "-s -w -X {version}.gitVersion={KUBERNETES} -X {version}.gitMajor=1 -X {version}.gitMinor={minor}"
+            ),
             estimate: "7 minutes on 2 cores, once per machine",
         };
         let tool = |name, package| Recipe {
@@ -60,8 +62,18 @@ impl Tools {
         };
         Ok(Self {
             controlplane: provide(checkout, &folder, &controlplane, progress)?,
-            helm: provide(checkout, &folder, &tool("helm", "helm.sh/helm/v4/cmd/helm"), progress)?,
-            kubeconform: provide(checkout, &folder, &tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"), progress)?,
+            helm: provide(
+                checkout,
+                &folder,
+                &tool("helm", "helm.sh/helm/v4/cmd/helm"),
+                progress,
+            )?,
+            kubeconform: provide(
+                checkout,
+                &folder,
+                &tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+                progress,
+            )?,
         })
     }
 }
@@ -71,7 +83,11 @@ pub fn folder() -> Result<PathBuf> {
     let folder = match (std::env::var_os("IPSECMESH_CACHE"), std::env::var_os("HOME")) {
         (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
         (_, Some(home)) => Path::new(&home).join(".cache/ipsecmesh"),
-        (_, None) => return Err(Error::observed("neither IPSECMESH_CACHE nor HOME is set; set IPSECMESH_CACHE to a folder")),
+        (_, None) => {
+            return Err(Error::observed(
+                "neither IPSECMESH_CACHE nor HOME is set; set IPSECMESH_CACHE to a folder",
+            ));
+        }
     };
     fs::create_dir_all(&folder).context(|| format!("make {}", folder.display()))?;
     Ok(folder)
@@ -83,13 +99,16 @@ fn provide(checkout: &Path, cache: &Path, recipe: &Recipe, progress: &Progress) 
     if built.exists() {
         return Ok(built);
     }
-    let lock = fs::File::create(cache.join("lock")).context(|| format!("open {}", cache.join("lock").display()))?;
+    let lock =
+        fs::File::create(cache.join("lock")).context(|| format!("open {}", cache.join("lock").display()))?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Error::observed(format!("lock {}: {errno}", cache.display())))?;
     if built.exists() {
         return Ok(built);
     }
-    progress.step(&format!("build {} ({})", recipe.name, recipe.estimate), || build(&module, &built, recipe))?;
+    progress.step(&format!("build {} ({})", recipe.name, recipe.estimate), || {
+        build(&module, &built, recipe)
+    })?;
     Ok(built)
 }
 
@@ -98,7 +117,15 @@ fn build(module: &Path, built: &Path, recipe: &Recipe) -> Result<()> {
     let mut go = Command::new("go");
     go.current_dir(module)
         .env("CGO_ENABLED", "0")
-        .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", &recipe.linker_flags, "-o"])
+        .args([
+            "build",
+            "-trimpath",
+            "-buildvcs=false",
+            "-mod=readonly",
+            "-ldflags",
+            &recipe.linker_flags,
+            "-o",
+        ])
         .arg(&draft)
         .arg(recipe.package);
     command::finish(&mut go, None)?;
@@ -112,7 +139,10 @@ fn content_hash(module: &Path, recipe: &Recipe) -> Result<String> {
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| {
-            matches!(path.extension().and_then(|extension| extension.to_str()), Some("go" | "mod" | "sum"))
+            matches!(
+                path.extension().and_then(|extension| extension.to_str()),
+                Some("go" | "mod" | "sum")
+            )
         })
         .collect();
     files.sort();
@@ -131,10 +161,13 @@ fn content_hash(module: &Path, recipe: &Recipe) -> Result<String> {
 /// The first 12 hexadecimal digits.
 fn short_hash(hash: Sha256) -> String {
     use std::fmt::Write;
-    hash.finalize().iter().take(6).fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hash.finalize()
+        .iter()
+        .take(6)
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// A short name for a path, stable across runs: what tells two checkouts apart.

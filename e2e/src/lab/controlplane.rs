@@ -43,7 +43,13 @@ struct Processes {
 
 impl ControlPlane {
     /// Starts everything and waits until the API server is ready.
-    pub fn start(folder: &Path, tools: &Tools, network: &Network, pki: &Pki, state: &Arc<State>) -> Result<Self> {
+    pub fn start(
+        folder: &Path,
+        tools: &Tools,
+        network: &Network,
+        pki: &Pki,
+        state: &Arc<State>,
+    ) -> Result<Self> {
         let port = network.proxy(SocketAddr::from((HOST_ADDRESS, API_SERVER_PORT)))?;
         state.update(|record| record.api_port = port)?;
         let admin = pki.client("admin", "lab-admin", Some("system:masters"))?;
@@ -120,9 +126,15 @@ impl ControlPlane {
             Ok(file)
         };
         let manager = [
-            format!("--kubeconfig={}", kubeconfig("kube-controller-manager")?.display()),
+            format!(
+                "--kubeconfig={}",
+                kubeconfig("kube-controller-manager")?.display()
+            ),
             "--use-service-account-credentials".into(),
-            format!("--service-account-private-key-file={}", pki.file("service-account.key").display()),
+            format!(
+                "--service-account-private-key-file={}",
+                pki.file("service-account.key").display()
+            ),
             format!("--cluster-signing-cert-file={}", pki.file("ca.crt").display()),
             format!("--cluster-signing-key-file={}", pki.file("ca.key").display()),
             format!("--root-ca-file={}", pki.file("ca.crt").display()),
@@ -160,7 +172,10 @@ impl ControlPlane {
             "--allow-privileged=true".into(),
             format!("--service-account-issuer={ISSUER}"),
             format!("--service-account-key-file={}", pki("service-account.pub")),
-            format!("--service-account-signing-key-file={}", pki("service-account.key")),
+            format!(
+                "--service-account-signing-key-file={}",
+                pki("service-account.key")
+            ),
             format!("--audit-policy-file={}", audit_policy.display()),
             format!("--audit-log-path={}", self.audit_log().display()),
             "--endpoint-reconciler-type=none".into(),
@@ -168,7 +183,9 @@ impl ControlPlane {
     }
 
     fn launch(&self, name: &str, network: &Network, flags: &[String]) -> Result<Process> {
-        let arguments: Vec<String> = std::iter::once(name.to_owned()).chain(flags.iter().cloned()).collect();
+        let arguments: Vec<String> = std::iter::once(name.to_owned())
+            .chain(flags.iter().cloned())
+            .collect();
         let log = self.folder.join("log").join(format!("{name}.log"));
         Process::start(name, network, &self.state, &self.program, &arguments, &log)
     }
@@ -200,6 +217,7 @@ fn write_kubeconfig(file: &Path, server: &str, pki: &Pki, credential: &Credentia
         }}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
     });
-    let text = serde_json::to_string_pretty(&config).map_err(|error| crate::error::Error::observed(error.to_string()))?;
+    let text = serde_json::to_string_pretty(&config)
+        .map_err(|error| crate::error::Error::observed(error.to_string()))?;
     fs::write(file, text).context(|| format!("write {}", file.display()))
 }

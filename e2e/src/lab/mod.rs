@@ -18,12 +18,15 @@ use crate::{
 
 pub mod binaries;
 pub mod cache;
+pub mod charts;
 pub mod command;
 mod controlplane;
+pub mod detached;
 pub mod network;
 mod node;
 pub mod pki;
 mod process;
+pub mod product;
 pub mod state;
 mod tools;
 
@@ -51,7 +54,10 @@ pub struct LabOptions {
 impl LabOptions {
     /// An instance with nodes `worker-1` to `worker-COUNT`.
     pub fn new(instance: &str, count: u8) -> Self {
-        Self { instance: instance.into(), nodes: (1..=count).map(|index| format!("worker-{index}")).collect() }
+        Self {
+            instance: instance.into(),
+            nodes: (1..=count).map(|index| format!("worker-{index}")).collect(),
+        }
     }
 }
 
@@ -75,9 +81,10 @@ impl Lab {
     pub fn start(options: &LabOptions, progress: &Progress) -> Result<Arc<Self>> {
         let lab = Self::start_control_plane(options, progress)?;
         progress.step("build the product and the lab's programs", || lab.build())?;
-        progress.step(&format!("boot {} nodes", options.nodes.len()), || lab.boot(&options.nodes))?;
+        progress.step(&format!("boot {} nodes", options.nodes.len()), || {
+            lab.boot(&options.nodes)
+        })?;
         progress.step("all nodes are Ready", || lab.wait_for_nodes(&options.nodes))?;
-        lab.state.update(|record| record.ready = true)?;
         Ok(Arc::new(lab))
     }
 
@@ -88,7 +95,7 @@ impl Lab {
         take_over(&folder)?;
         let tools = cache::Tools::prepare(&checkout, progress)?;
         prepare_folder(&folder)?;
-        let namespace = format!("ipsecmesh-{}-{}", cache::path_hash(&checkout), options.instance);
+        let namespace = namespace(&options.instance)?;
         let state = Arc::new(State::create(&folder, &namespace)?);
         clean_up_on_signal(&folder);
         let boot = || {
@@ -97,11 +104,30 @@ impl Lab {
             let plane = ControlPlane::start(&folder, &tools, &network, &pki, &state)?;
             Ok((network, pki, plane))
         };
-        let started = progress.step(&format!("start the control plane, Kubernetes {}", cache::KUBERNETES), boot);
+        let started = progress.step(
+            &format!("start the control plane, Kubernetes {}", cache::KUBERNETES),
+            boot,
+        );
         let (network, pki, plane) = started.inspect_err(|_| drop(state::sweep(&folder)))?;
         let helm = Helm::new(&folder, &tools.helm, &folder.join("kubeconfig"))?;
         let (binaries, nodes) = (OnceLock::new(), RwLock::default());
-        Ok(Self { folder, checkout, tools, binaries, pki, state, network, plane, helm, nodes })
+        Ok(Self {
+            folder,
+            checkout,
+            tools,
+            binaries,
+            pki,
+            state,
+            network,
+            plane,
+            helm,
+            nodes,
+        })
+    }
+
+    /// Tells other processes that everything stands.
+    pub fn mark_ready(&self) -> Result<()> {
+        self.state.update(|record| record.ready = true)
     }
 
     /// kubectl as the administrator.
@@ -136,7 +162,10 @@ impl Lab {
 
     /// A node by name.
     pub fn node(&self, name: &str) -> Result<Arc<Node>> {
-        let nodes = self.nodes.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let nodes = self
+            .nodes
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         nodes.get(name).cloned().ok_or_else(|| {
             let known: Vec<&str> = nodes.keys().map(String::as_str).collect();
             Error::observed(format!("the lab has no node {name}, only {}", known.join(", ")))
@@ -145,7 +174,12 @@ impl Lab {
 
     /// All nodes.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
-        self.nodes.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect()
+        self.nodes
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Boots one more node and waits until it is Ready.
@@ -165,11 +199,16 @@ impl Lab {
     pub fn remove_node(&self, name: &str) -> Result<()> {
         let node = self.node(name)?;
         node.shut_down()?;
-        self.nodes.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(name);
+        self.nodes
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(name);
         self.network.remove_taps(node.index())?;
         self.record_nodes()?;
         self.tell_nodes()?;
-        self.kubectl().run(&["delete", "node", name, "--ignore-not-found"]).map(drop)
+        self.kubectl()
+            .run(&["delete", "node", name, "--ignore-not-found"])
+            .map(drop)
     }
 
     /// Boots a node that crashed or was shut down.
@@ -193,7 +232,13 @@ impl Lab {
 
     /// Records what crosses a node's wire until the capture is finished.
     pub fn capture(&self, node: &str, filter: &str) -> Result<Capture> {
-        Capture::start(&self.network, &self.state, &self.folder.join("captures"), &self.node(node)?.tap(), filter)
+        Capture::start(
+            &self.network,
+            &self.state,
+            &self.folder.join("captures"),
+            &self.node(node)?.tap(),
+            filter,
+        )
     }
 
     /// Takes the API server away.
@@ -224,7 +269,11 @@ impl Lab {
             let text = self.kubectl().value(&["pods", "-n", namespace], template)?;
             let ready = text.lines().filter(|line| line.ends_with(" True")).count();
             let all = text.lines().filter(|line| !line.contains(" Succeeded ")).count();
-            if ready >= count && ready == all { Ok(()) } else { Err(Error::observed(text.trim().to_owned())) }
+            if ready >= count && ready == all {
+                Ok(())
+            } else {
+                Err(Error::observed(text.trim().to_owned()))
+            }
         })
     }
 
@@ -235,11 +284,15 @@ impl Lab {
 
     fn build(&self) -> Result<()> {
         let binaries = Binaries::build(&self.checkout, &self.folder.join("bin"))?;
-        self.binaries.set(binaries).map_err(|_| Error::observed("the programs are built already"))
+        self.binaries
+            .set(binaries)
+            .map_err(|_| Error::observed("the programs are built already"))
     }
 
     fn binaries(&self) -> Result<&Binaries> {
-        self.binaries.get().ok_or_else(|| Error::observed("a lab without programs boots no node"))
+        self.binaries
+            .get()
+            .ok_or_else(|| Error::observed("a lab without programs boots no node"))
     }
 
     fn boot(&self, names: &[String]) -> Result<()> {
@@ -261,10 +314,18 @@ impl Lab {
             init: self.binaries()?.path("ipsecmesh-lab-node")?,
             images: self.binaries()?.images()?,
         };
-        let mut nodes = self.nodes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut nodes = self
+            .nodes
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let used: Vec<u8> = nodes.values().map(|node| node.index()).collect();
-        let index = (1..=200).find(|index| !used.contains(index)).ok_or_else(|| Error::observed("200 nodes are enough"))?;
-        let mut peers: Vec<PeerNode> = nodes.values().map(|node| PeerNode::numbered(node.name(), node.index())).collect();
+        let index = (1..=200)
+            .find(|index| !used.contains(index))
+            .ok_or_else(|| Error::observed("200 nodes are enough"))?;
+        let mut peers: Vec<PeerNode> = nodes
+            .values()
+            .map(|node| PeerNode::numbered(node.name(), node.index()))
+            .collect();
         peers.push(PeerNode::numbered(name, index));
         let node = Arc::new(Node::create(index, name, options, &site, peers)?);
         nodes.insert(name.into(), node.clone());
@@ -277,16 +338,27 @@ impl Lab {
         let nodes = self.nodes();
         self.state.update(|record| {
             let management = |node: &Arc<Node>| std::net::Ipv4Addr::new(172, 31, 0, 10 + node.index());
-            record.nodes = nodes.iter().map(|node| (node.name().to_owned(), management(node))).collect();
+            record.nodes = nodes
+                .iter()
+                .map(|node| (node.name().to_owned(), management(node)))
+                .collect();
         })
     }
 
     /// Gives every running node the list of all nodes: what a CNI's daemon learns from the API.
     fn tell_nodes(&self) -> Result<()> {
         let nodes = self.nodes();
-        let list: Vec<PeerNode> = nodes.iter().map(|node| PeerNode::numbered(node.name(), node.index())).collect();
-        for node in nodes.iter().filter(|node| node.channel().wait_ready(Duration::ZERO).is_ok()) {
-            node.channel().set_nodes(list.clone()).context(|| format!("tell {} the list of nodes", node.name()))?;
+        let list: Vec<PeerNode> = nodes
+            .iter()
+            .map(|node| PeerNode::numbered(node.name(), node.index()))
+            .collect();
+        for node in nodes
+            .iter()
+            .filter(|node| node.channel().wait_ready(Duration::ZERO).is_ok())
+        {
+            node.channel()
+                .set_nodes(list.clone())
+                .context(|| format!("tell {} the list of nodes", node.name()))?;
         }
         Ok(())
     }
@@ -305,7 +377,7 @@ impl Drop for Lab {
     }
 }
 
-/// The folder of an instance, below cargo's target folder.
+/// The folder of an instance, below cargo's target folder, which several checkouts may share.
 pub fn folder(instance: &str) -> Result<PathBuf> {
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) if !folder.is_empty() => {
@@ -313,22 +385,34 @@ pub fn folder(instance: &str) -> Result<PathBuf> {
         }
         _ => checkout()?.join("target"),
     };
-    Ok(target.join("lab").join(instance))
+    Ok(target
+        .join("lab")
+        .join(format!("{}-{instance}", cache::path_hash(&checkout()?))))
+}
+
+/// The network namespace of an instance.
+pub fn namespace(instance: &str) -> Result<String> {
+    Ok(format!("ipsecmesh-{}-{instance}", cache::path_hash(&checkout()?)))
 }
 
 /// The checkout that this program was built from.
-fn checkout() -> Result<PathBuf> {
+pub fn checkout() -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    root.canonicalize().context(|| format!("find the checkout {}", root.display()))
+    root.canonicalize()
+        .context(|| format!("find the checkout {}", root.display()))
 }
 
 /// Sweeps what a killed run left; refuses while its owner lives.
 fn take_over(folder: &Path) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
-        return Err(Error::observed("the lab makes network namespaces and taps: run it as root"));
+        return Err(Error::observed(
+            "the lab makes network namespaces and taps: run it as root",
+        ));
     }
     let owner = State::read(folder).and_then(|record| record.owner);
-    if let Some(owner) = owner.filter(|owner| owner.alive() && owner.pid.cast_unsigned() != std::process::id()) {
+    if let Some(owner) =
+        owner.filter(|owner| owner.alive() && owner.pid.cast_unsigned() != std::process::id())
+    {
         return Err(Error::observed(format!(
             "a lab of this checkout already runs (process {}); end it with `make lab-down`",
             owner.pid
@@ -352,7 +436,11 @@ fn clean_up_on_signal(folder: &Path) {
     const INTERRUPTED: i32 = 130;
     let folder = folder.to_owned();
     let mut signals = nix::sys::signal::SigSet::empty();
-    for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM, nix::sys::signal::SIGHUP] {
+    for signal in [
+        nix::sys::signal::SIGINT,
+        nix::sys::signal::SIGTERM,
+        nix::sys::signal::SIGHUP,
+    ] {
         signals.add(signal);
     }
     // Blocked in this thread and in every one that it starts from now on; one thread waits for them.

@@ -43,13 +43,21 @@ impl Network {
             command::run("ip", &words)
         };
         ip("link set lo up")?;
-        for (bridge, address) in [(NODE_BRIDGE, HOST_ADDRESS), (MANAGEMENT_BRIDGE, MANAGEMENT_ADDRESS)] {
-            ip(&format!("link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"))?;
+        for (bridge, address) in [
+            (NODE_BRIDGE, HOST_ADDRESS),
+            (MANAGEMENT_BRIDGE, MANAGEMENT_ADDRESS),
+        ] {
+            ip(&format!(
+                "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+            ))?;
             ip(&format!("link set {bridge} addrgenmode none"))?;
             ip(&format!("address add {address}/24 dev {bridge}"))?;
             ip(&format!("link set {bridge} up"))?;
         }
-        Ok(Self { name: name.into(), jobs: inhabit(name)? })
+        Ok(Self {
+            name: name.into(),
+            jobs: inhabit(name)?,
+        })
     }
 
     /// The namespace's file, for whoever wants to step inside.
@@ -59,7 +67,10 @@ impl Network {
 
     /// Makes a node's two taps: uplink and management.
     pub fn add_taps(&self, index: u8) -> Result<()> {
-        for (tap, bridge) in [(uplink_tap(index), NODE_BRIDGE), (management_tap(index), MANAGEMENT_BRIDGE)] {
+        for (tap, bridge) in [
+            (uplink_tap(index), NODE_BRIDGE),
+            (management_tap(index), MANAGEMENT_BRIDGE),
+        ] {
             self.ip(&["tuntap", "add", "dev", &tap, "mode", "tap"])?;
             self.ip(&["link", "set", &tap, "addrgenmode", "none"])?;
             self.ip(&["link", "set", &tap, "master", bridge])?;
@@ -86,12 +97,14 @@ impl Network {
 
     /// Starts a process inside. It dies with the thread that lives here, thus with this program.
     pub fn spawn(&self, mut command: Command) -> Result<Child> {
-        self.inside(move || command.spawn())?.context(|| "start a process in the lab".into())
+        self.inside(move || command.spawn())?
+            .context(|| "start a process in the lab".into())
     }
 
     /// Leads connections to a free port of the host's loopback to `target` inside; answers the port.
     pub fn proxy(&self, target: SocketAddr) -> Result<u16> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context(|| "listen on 127.0.0.1".into())?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context(|| "listen on 127.0.0.1".into())?;
         let port = listener.local_addr().context(|| "own port".into())?.port();
         let namespace = self.file();
         thread::spawn(move || {
@@ -105,7 +118,10 @@ impl Network {
 
     /// Runs `ip` on the namespace.
     pub fn ip(&self, arguments: &[&str]) -> Result<String> {
-        let words: Vec<&str> = ["-n", &self.name].into_iter().chain(arguments.iter().copied()).collect();
+        let words: Vec<&str> = ["-n", &self.name]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .collect();
         command::run("ip", &words)
     }
 
@@ -171,5 +187,7 @@ fn forward(client: TcpStream, namespace: PathBuf, target: SocketAddr) -> io::Res
     let _ = io::copy(&mut from_server, &mut to_client);
     let _ = to_client.shutdown(Shutdown::Both);
     let _ = from_server.shutdown(Shutdown::Both);
-    upstream.join().map_err(|_| io::Error::other("proxy thread panicked"))
+    upstream
+        .join()
+        .map_err(|_| io::Error::other("proxy thread panicked"))
 }

@@ -22,8 +22,8 @@ use crate::{
     error::{Context, Error, Result},
     node_channel::NodeChannel,
     protocol::{
-        API_SERVER_PORT, ApiServer, CONFIG_PARAMETER, DEFAULT_MODULES, EXEC_PORT, Image, Nic, NodeConfig, Overlay,
-        PeerNode,
+        API_SERVER_PORT, ApiServer, CONFIG_PARAMETER, DEFAULT_MODULES, EXEC_PORT, Image, Nic, NodeConfig,
+        Overlay, PeerNode,
     },
 };
 
@@ -55,7 +55,13 @@ pub struct Node {
 
 impl Node {
     /// Writes the node's configuration; [`Node::boot`] starts it.
-    pub fn create(index: u8, name: &str, options: NodeOptions, site: &Site<'_>, peers: Vec<PeerNode>) -> Result<Self> {
+    pub fn create(
+        index: u8,
+        name: &str,
+        options: NodeOptions,
+        site: &Site<'_>,
+        peers: Vec<PeerNode>,
+    ) -> Result<Self> {
         let folder = site.folder.join("nodes").join(name);
         for part in ["state", "log"] {
             let path = folder.join(part);
@@ -137,7 +143,14 @@ impl Node {
             device("vec1", &management_tap(self.index), 0x1f, self.index),
         ];
         let name = format!("node {}", self.name);
-        let process = Process::start(&name, network, state, Path::new(KERNEL), &arguments, &self.console())?;
+        let process = Process::start(
+            &name,
+            network,
+            state,
+            Path::new(KERNEL),
+            &arguments,
+            &self.console(),
+        )?;
         *self.process() = Some(process);
         Ok(())
     }
@@ -172,15 +185,22 @@ impl Node {
     /// The orderly end: containers get SIGTERM, then the kernel stops.
     pub fn shut_down(&self) -> Result<()> {
         const GRACE: Duration = Duration::from_secs(20);
-        let Some(process) = self.process().take() else { return Ok(()) };
+        let Some(process) = self.process().take() else {
+            return Ok(());
+        };
         let _ = self.channel.shutdown();
-        process.reap(GRACE).or_else(|_| process.stop(Signal::SIGTERM, Duration::from_secs(1)))
+        process
+            .reap(GRACE)
+            .or_else(|_| process.stop(Signal::SIGTERM, Duration::from_secs(1)))
     }
 
     /// Runs a command on the node; standard output is the result.
     pub fn run(&self, argv: &[&str]) -> Result<String> {
         let what = || format!("on {}: {}", self.name, argv.join(" "));
-        self.channel.run(argv).and_then(crate::node_channel::Output::text).context(what)
+        self.channel
+            .run(argv)
+            .and_then(crate::node_channel::Output::text)
+            .context(what)
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
@@ -212,15 +232,23 @@ fn config(
     folder: &Path,
 ) -> Result<NodeConfig> {
     let identity = format!("system:node:{name}");
-    let credential = site.pki.client(&format!("node-{name}"), &identity, Some("system:nodes"))?;
+    let credential = site
+        .pki
+        .client(&format!("node-{name}"), &identity, Some("system:nodes"))?;
     let own = PeerNode::numbered(name, index);
     let management = Ipv4Addr::new(172, 31, 0, 10 + index);
     Ok(NodeConfig {
         name: name.into(),
         index,
-        uplink: Nic { device: "vec0".into(), address: Ipv4Net::new_assert(own.address, 24) },
+        uplink: Nic {
+            device: "vec0".into(),
+            address: Ipv4Net::new_assert(own.address, 24),
+        },
         gateway: HOST_ADDRESS,
-        management: Nic { device: "vec1".into(), address: Ipv4Net::new_assert(management, 24) },
+        management: Nic {
+            device: "vec1".into(),
+            address: Ipv4Net::new_assert(management, 24),
+        },
         api_server: ApiServer {
             url: format!("https://{HOST_ADDRESS}:{API_SERVER_PORT}"),
             ca_file: site.pki.file("ca.crt"),

@@ -37,9 +37,16 @@ impl Pki {
         let mut params = lifetime(CertificateParams::default());
         params.distinguished_name = name("ipsecmesh-lab", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
         let issuer = CertifiedIssuer::self_signed(params, key()?).map_err(signing)?;
-        let pki = Self { folder: folder.into(), issuer };
+        let pki = Self {
+            folder: folder.into(),
+            issuer,
+        };
         pki.write("ca.crt", &pki.issuer.pem())?;
         pki.write("ca.key", &pki.issuer.key().serialize_pem())?;
         let service_account = key()?;
@@ -64,12 +71,27 @@ impl Pki {
     }
 
     fn api_server(&self) -> Result<Credential> {
-        let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
-        let addresses = [network::HOST_ADDRESS, Ipv4Addr::new(10, 96, 0, 1), Ipv4Addr::LOCALHOST];
+        let names = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "localhost",
+        ];
+        let addresses = [
+            network::HOST_ADDRESS,
+            Ipv4Addr::new(10, 96, 0, 1),
+            Ipv4Addr::LOCALHOST,
+        ];
         let mut params = lifetime(CertificateParams::new(names.map(String::from)).map_err(signing)?);
-        params.subject_alt_names.extend(addresses.map(|address| SanType::IpAddress(IpAddr::V4(address))));
+        params
+            .subject_alt_names
+            .extend(addresses.map(|address| SanType::IpAddress(IpAddr::V4(address))));
         params.distinguished_name = name("kube-apiserver", None);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.issue("apiserver", &params)
     }

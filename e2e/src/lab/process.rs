@@ -61,7 +61,12 @@ impl Process {
         let identity = ProcessIdentity::of(name, i32::try_from(child.id()).unwrap_or_default())?;
         let recorded = identity.clone();
         state.update(|record| record.processes.push(recorded))?;
-        Ok(Self { identity, child: Mutex::new(child), log: log.into(), state: state.clone() })
+        Ok(Self {
+            identity,
+            child: Mutex::new(child),
+            log: log.into(),
+            state: state.clone(),
+        })
     }
 
     /// Its process id.
@@ -111,11 +116,15 @@ impl Process {
                 break;
             }
             if Instant::now() >= deadline {
-                return Err(Error::observed(format!("{} still runs after {limit:?}", self.identity.name)));
+                return Err(Error::observed(format!(
+                    "{} still runs after {limit:?}",
+                    self.identity.name
+                )));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.state.update(|record| record.processes.retain(|process| *process != self.identity))
+        self.state
+            .update(|record| record.processes.retain(|process| *process != self.identity))
     }
 
     fn child(&self) -> std::sync::MutexGuard<'_, Child> {

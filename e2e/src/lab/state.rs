@@ -64,7 +64,11 @@ impl ProcessIdentity {
     /// The identity of a running process.
     pub fn of(name: &str, pid: i32) -> Result<Self> {
         let start_time = start_time(pid).ok_or_else(|| Error::observed(format!("{name} ended at once")))?;
-        Ok(Self { name: name.into(), pid, start_time })
+        Ok(Self {
+            name: name.into(),
+            pid,
+            start_time,
+        })
     }
 
     /// Whether this very process still runs.
@@ -82,7 +86,10 @@ impl State {
             owner: Some(ProcessIdentity::of("owner", own)?),
             ..Record::default()
         };
-        let state = Self { folder: folder.into(), record: Mutex::new(record) };
+        let state = Self {
+            folder: folder.into(),
+            record: Mutex::new(record),
+        };
         state.update(|_| ())?;
         Ok(state)
     }
@@ -94,9 +101,13 @@ impl State {
 
     /// Changes the record and writes it.
     pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
-        let mut record = self.record.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut record = self
+            .record
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         change(&mut record);
-        let text = serde_json::to_string_pretty(&*record).map_err(|error| Error::observed(error.to_string()))?;
+        let text =
+            serde_json::to_string_pretty(&*record).map_err(|error| Error::observed(error.to_string()))?;
         let file = self.folder.join(FILE);
         let draft = self.folder.join("state.json.new");
         fs::write(&draft, text).context(|| format!("write {}", draft.display()))?;
@@ -106,14 +117,19 @@ impl State {
 
 /// Removes everything that the record in `folder` names: processes, namespace, and the folder's large content.
 pub fn sweep(folder: &Path) -> Result<()> {
-    let Some(record) = State::read(folder) else { return Ok(()) };
+    let Some(record) = State::read(folder) else {
+        return Ok(());
+    };
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let mut doomed: Vec<i32> = Vec::new();
     for process in record.processes.iter().rev().filter(|process| process.alive()) {
         let _ = killpg(Pid::from_raw(process.pid), Signal::SIGKILL);
         doomed.push(process.pid);
     }
-    for pid in inhabitants(&record.namespace).into_iter().filter(|pid| *pid != own) {
+    for pid in inhabitants(&record.namespace)
+        .into_iter()
+        .filter(|pid| *pid != own)
+    {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         doomed.push(pid);
     }
@@ -137,8 +153,12 @@ pub fn namespace_file(name: &str) -> PathBuf {
 
 /// Ids of all processes in a network namespace.
 fn inhabitants(namespace: &str) -> Vec<i32> {
-    let Ok(wanted) = fs::metadata(namespace_file(namespace)) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(wanted) = fs::metadata(namespace_file(namespace)) else {
+        return Vec::new();
+    };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
@@ -175,6 +195,12 @@ mod tests {
         let own = i32::try_from(std::process::id()).expect("pid");
         let identity = ProcessIdentity::of("test", own).expect("alive");
         assert!(identity.alive());
-        assert!(!ProcessIdentity { start_time: identity.start_time + 1, ..identity }.alive());
+        assert!(
+            !ProcessIdentity {
+                start_time: identity.start_time + 1,
+                ..identity
+            }
+            .alive()
+        );
     }
 }

@@ -59,15 +59,24 @@ impl Kubectl {
 
     /// `kubectl get -o json`, typed.
     pub fn object<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
-        let words: Vec<&str> = ["get"].into_iter().chain(arguments.iter().copied()).chain(["-o", "json"]).collect();
+        let words: Vec<&str> = ["get"]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .chain(["-o", "json"])
+            .collect();
         let text = self.run(&words)?;
-        serde_json::from_str(&text).map_err(|error| Error::observed(format!("kubectl {}: {error}", words.join(" "))))
+        serde_json::from_str(&text)
+            .map_err(|error| Error::observed(format!("kubectl {}: {error}", words.join(" "))))
     }
 
     /// One value by JSON path, `{.status.phase}`.
     pub fn value(&self, object: &[&str], path: &str) -> Result<String> {
         let output = format!("jsonpath={path}");
-        let words: Vec<&str> = ["get"].into_iter().chain(object.iter().copied()).chain(["-o", &output]).collect();
+        let words: Vec<&str> = ["get"]
+            .into_iter()
+            .chain(object.iter().copied())
+            .chain(["-o", &output])
+            .collect();
         self.run(&words)
     }
 
@@ -75,7 +84,11 @@ impl Kubectl {
     pub fn wait_for_value(&self, object: &[&str], path: &str, wanted: &str, limit: Duration) -> Result<()> {
         eventually(&format!("{} {path} = {wanted}", object.join(" ")), limit, || {
             let value = self.value(object, path)?;
-            if value == wanted { Ok(()) } else { Err(Error::observed(value)) }
+            if value == wanted {
+                Ok(())
+            } else {
+                Err(Error::observed(value))
+            }
         })
     }
 

@@ -1,0 +1,14 @@
+//! The demo.
+
+use crate::{
+    error::Result,
+    lab::{Lab, LabOptions},
+    report::Progress,
+};
+
+/// Runs it.
+pub fn run(nodes: u8) -> Result<()> {
+    let progress = Progress::new();
+    let lab = Lab::start(&LabOptions::new("demo", nodes), &progress)?;
+    lab.stop()
+}
