@@ -234,7 +234,7 @@ fn ready(
         || findings
             .programmed
             .as_ref()
-            .is_some_and(|problem| problem.reason != "Reconciling");
+            .is_some_and(|problem| problem.reason != "AgentsNotReady");
     if let Some(problem) = before
         .iter()
         .find(|verdict| verdict.truth == Truth::False && is_the_spec(findings, verdict))

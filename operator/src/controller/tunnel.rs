@@ -248,8 +248,10 @@ impl<'a> Look<'a> {
             Detected::Unknown(silent) if self.overlay.is_empty() => {
                 let nodes = crate::plan::echo::names(&silent);
                 Err(Problem::new(
-                    "Reconciling",
-                    format!("waiting for the overlay that the agents of {nodes} find"),
+                    "AgentsNotReady",
+                    format!(
+                        "the agents of {nodes} have not reported their overlay yet: check that their pods run"
+                    ),
                 ))
             }
             Detected::Nothing | Detected::Unknown(_) => Ok(self.overlay.keys().copied().collect()),
