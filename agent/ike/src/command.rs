@@ -119,10 +119,8 @@ impl Endpoint {
             self.close_with_delete(sa, CloseReason::Local);
         }
         // Pairs that had lost their IKE SA have nobody to be told.
-        for pair in peer.slots.values().filter_map(|slot| slot.current) {
-            if self.children.get(&pair).is_some_and(|child| child.ike.is_none()) {
-                self.retire(pair, Leave::Linger, CloseReason::Local);
-            }
+        for pair in peer.slots.into_values().flat_map(|slot| slot.orphans) {
+            self.retire(pair, Leave::Linger, CloseReason::Local);
         }
         Ok(())
     }

@@ -46,6 +46,8 @@ pub(crate) struct Slot {
     /// Traffic or the configuration asks for it.
     pub(crate) wanted: bool,
     pub(crate) negotiation: Negotiation,
+    /// Pairs that have lost their IKE SA: the first new pair replaces all of them.
+    pub(crate) orphans: Vec<ChildSaId>,
     /// The configuration asks for another pair than the present one, and not by a rekey.
     pub(crate) stale: bool,
     /// Failed negotiations in a row.
@@ -147,6 +149,11 @@ impl Endpoint {
                     .get(&pair)
                     .is_some_and(|pair| pair.ike == Some(current))
         })
+    }
+
+    /// The place of a child, where it is configured.
+    pub(crate) fn slot_mut(&mut self, peer: PeerId, child: ChildId) -> Option<&mut Slot> {
+        self.peers.get_mut(&peer)?.slots.get_mut(&child)
     }
 
     /// Negotiates a child on the IKE SA that is used.

@@ -249,13 +249,11 @@ impl Endpoint {
             outbound,
             replaces,
         });
-        if let Some(slot) = self
-            .peers
-            .get_mut(&peer)
-            .and_then(|peer| peer.slots.get_mut(&name))
-        {
+        let mut orphans = Vec::new();
+        if let Some(slot) = self.slot_mut(peer, name) {
             slot.current = Some(id);
             slot.failures = 0;
+            orphans = std::mem::take(&mut slot.orphans);
         }
         if role == Role::Initiator
             && let Some(ike) = ike
@@ -267,6 +265,11 @@ impl Endpoint {
         }
         if let Some(old) = replaces {
             self.replaced(old, id);
+        }
+        for orphan in orphans {
+            if orphan != id && Some(orphan) != replaces && self.is_usable(orphan) {
+                self.replaced(orphan, id);
+            }
         }
         self.finish_replacement(peer);
         if let Some(ike) = ike {

@@ -53,14 +53,11 @@ impl Endpoint {
         let (peer, name) = (child.peer, child.child);
         let successors = child.successors.clone();
         let successor = successors.into_iter().rev().find(|next| self.is_usable(*next));
-        let slot = self
-            .peers
-            .get_mut(&peer)
-            .and_then(|peer| peer.slots.get_mut(&name));
-        if let Some(slot) = slot
-            && slot.current == Some(id)
-        {
-            slot.current = successor;
+        if let Some(slot) = self.slot_mut(peer, name) {
+            slot.orphans.retain(|orphan| *orphan != id);
+            if slot.current == Some(id) {
+                slot.current = successor;
+            }
         }
         self.release_predecessor(id);
         for timer in [

@@ -270,10 +270,6 @@ impl Endpoint {
             .is_some_and(|child| child.proposals.iter().any(|p| p.key_exchange.contains(&method)))
     }
 
-    fn slot_mut(&mut self, peer: PeerId, child: ChildId) -> Option<&mut crate::peer::Slot> {
-        self.peers.get_mut(&peer)?.slots.get_mut(&child)
-    }
-
     fn negotiated(&mut self, id: IkeSaId, child: ChildId) {
         let Some(peer) = self.sas.get(&id).map(|sa| sa.peer) else {
             return;

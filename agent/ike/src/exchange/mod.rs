@@ -11,8 +11,6 @@ mod receive;
 pub(crate) mod rekey_ike;
 mod window;
 
-use std::collections::VecDeque;
-
 use crate::endpoint::Endpoint;
 use crate::sa::{IkeSa, Standing};
 use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId};
@@ -133,25 +131,30 @@ impl Endpoint {
     }
 
     fn next_task(&mut self, id: IkeSaId) -> Option<Task> {
-        let sa = self.sas.get_mut(&id)?;
+        let sa = self.sas.get(&id)?;
         if sa.in_flight.is_some() || sa.standing == Standing::Closed || sa.ends() {
             return None;
         }
-        let position = runnable(&sa.queue, sa)?;
-        sa.queue.remove(position)
+        let position = sa.queue.iter().position(|task| self.may_begin(sa, task))?;
+        self.sas.get_mut(&id)?.queue.remove(position)
     }
-}
 
-/// The first task that may begin now. An empty message says that our inbound halves stand, so it waits for them; a
-/// rekey of the IKE SA waits for all that is about to change its children.
-fn runnable(queue: &VecDeque<Task>, sa: &IkeSa) -> Option<usize> {
-    queue.iter().position(|task| match task {
-        Task::Confirm(_) | Task::Liveness => sa.installing.is_empty(),
-        Task::RekeyIke => sa.held.is_none() && sa.installing.is_empty(),
-        Task::CreateChild(_)
-        | Task::DeleteChild(_)
-        | Task::DeleteIke
-        | Task::DeleteUnused(_)
-        | Task::RekeyChild(_) => true,
-    })
+    /// Whether a task may begin now. An empty message says that our inbound halves stand, so it waits for them, and so
+    /// does the DELETE of a pair for newer ones of the same child; a rekey of the IKE SA waits for all that is about to change its
+    /// children.
+    fn may_begin(&self, sa: &IkeSa, task: &Task) -> bool {
+        match task {
+            Task::Confirm(_) | Task::Liveness => sa.installing.is_empty(),
+            Task::RekeyIke => sa.held.is_none() && sa.installing.is_empty(),
+            Task::DeleteChild(pair) => !sa
+                .installing
+                .iter()
+                .any(|other| other > pair && self.child_of(*other) == self.child_of(*pair)),
+            Task::CreateChild(_) | Task::DeleteIke | Task::DeleteUnused(_) | Task::RekeyChild(_) => true,
+        }
+    }
+
+    fn child_of(&self, pair: ChildSaId) -> Option<ChildId> {
+        self.children.get(&pair).map(|pair| pair.child)
+    }
 }
