@@ -91,10 +91,16 @@ fn prepare() -> io::Result<NodeConfig> {
     Ok(config)
 }
 
+/// Some kernels mount /dev themselves before their init starts.
 fn mount_kernel_file_systems() -> io::Result<()> {
     mount_new("proc", "proc", "/proc", MsFlags::empty(), None)?;
     mount_new("sysfs", "sysfs", "/sys", MsFlags::empty(), None)?;
-    mount_new("devtmpfs", "devtmpfs", "/dev", MsFlags::empty(), None)?;
+    if fs::read_to_string("/proc/mounts")?
+        .lines()
+        .all(|line| !line.contains(" /dev devtmpfs "))
+    {
+        mount_new("devtmpfs", "devtmpfs", "/dev", MsFlags::empty(), None)?;
+    }
     fs::create_dir_all("/dev/pts")?;
     fs::create_dir_all("/dev/shm")?;
     mount_new(

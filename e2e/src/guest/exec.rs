@@ -29,13 +29,12 @@ use super::{
     node::Node,
     pods::Pods,
     sandbox::{self, Entrance, process::Process},
+    shell::{PATH, found},
 };
 use crate::protocol::{EXEC_PORT, Exec, Frame, HEADER, PeerNode, Place, Reply, Request};
 
 /// How long a command may take to end after its client left.
 const GRACE: Duration = Duration::from_secs(2);
-/// Where a command finds programs.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Specifications of processes to start; a process takes its own away.
 pub(super) const SPECIFICATIONS: &str = "/run/lab/specifications";
 
@@ -117,7 +116,7 @@ fn start(exec: &Exec, pods: &Pods) -> io::Result<Child> {
             let (program, arguments) = exec.argv.split_first().ok_or_else(|| {
                 io::Error::new(io::ErrorKind::InvalidInput, "argv: is empty; name a program")
             })?;
-            let mut command = Command::new(program);
+            let mut command = Command::new(found(program));
             command
                 .args(arguments)
                 .env_clear()

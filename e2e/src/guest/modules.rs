@@ -16,6 +16,9 @@ use tracing::{debug, warn};
 /// Folders with one subfolder per kernel release.
 const TREES: &[&str] = &["/usr/lib/uml/modules", "/usr/lib/modules"];
 
+/// How often a module is tried.
+const ATTEMPTS: usize = 3;
+
 /// Loads `wanted` and what it needs, except `without` and what would need that.
 pub(super) fn load(wanted: &[String], without: &[String]) -> io::Result<()> {
     let release = nix::sys::utsname::uname()?
@@ -38,12 +41,23 @@ pub(super) fn load(wanted: &[String], without: &[String]) -> io::Result<()> {
         debug!(module = %name, "module is built in or unknown to this kernel");
     }
     for path in plan.load {
-        match finit_module(File::open(tree.join(&path))?, c"", ModuleInitFlags::empty()) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => warn!(module = %path.display(), %error, "module was not loaded"),
+        if let Err(error) = insert(&tree.join(&path))? {
+            warn!(module = %path.display(), %error, "module was not loaded");
         }
     }
     Ok(())
+}
+
+/// The self-test of `jitterentropy_rng` measures time and may fail on a busy host, so it is tried again.
+fn insert(path: &Path) -> io::Result<Result<(), Errno>> {
+    let mut result = Ok(());
+    for _ in 0..ATTEMPTS {
+        result = match finit_module(File::open(path)?, c"", ModuleInitFlags::empty()) {
+            Ok(()) | Err(Errno::EEXIST) => return Ok(Ok(())),
+            Err(error) => Err(error),
+        };
+    }
+    Ok(result)
 }
 
 /// `modules.dep`: each module's file and the files it needs, the deepest last.

@@ -1,16 +1,24 @@
 //! Programs of the node's own that set up its network: one process per batch, since a fork costs 20–50 ms here.
 
-use std::{io, process::Stdio};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use tokio::{io::AsyncWriteExt as _, process::Command};
+
+/// Where the node finds programs; PID 1 has no PATH of its own.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Runs `argv` with `input` on its standard input; an error holds what the program said.
 pub(super) async fn run(argv: &[&str], input: &str) -> io::Result<String> {
     let (program, arguments) = argv
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "empty command"))?;
-    let mut child = Command::new(program)
+    let mut child = Command::new(found(program))
         .args(arguments)
+        .env("PATH", PATH)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -31,4 +39,12 @@ pub(super) async fn run(argv: &[&str], input: &str) -> io::Result<String> {
         output.status,
         stderr.trim()
     )))
+}
+
+/// `Command` searches the parent's PATH, which is empty here.
+pub(super) fn found(program: &str) -> PathBuf {
+    let mut candidates = PATH.split(':').map(|folder| Path::new(folder).join(program));
+    candidates
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| program.into())
 }
