@@ -46,13 +46,32 @@ impl Capture {
         let file = folder.join(format!("{number:03}-{tap}.pcap"));
         let log = folder.join(format!("{number:03}-{tap}.log"));
         let path = file.display().to_string();
-        let arguments =
-            ["-Z", "root", "-n", "-p", "-U", "--immediate-mode", "-B", "16384", "-s", "0", "-i", tap, "-w", &path, filter];
+        let arguments = [
+            "-Z",
+            "root",
+            "-n",
+            "-p",
+            "-U",
+            "--immediate-mode",
+            "-B",
+            "16384",
+            "-s",
+            "0",
+            "-i",
+            tap,
+            "-w",
+            &path,
+            filter,
+        ];
         let process = Process::start("tcpdump", network, state, Path::new("tcpdump"), &arguments, &log)?;
         eventually("tcpdump listens", Duration::from_secs(10), || {
             process.check()?;
             let said = fs::read_to_string(&log).unwrap_or_default();
-            if said.contains("listening on") { Ok(()) } else { Err(Error::observed(said)) }
+            if said.contains("listening on") {
+                Ok(())
+            } else {
+                Err(Error::observed(said))
+            }
         })?;
         Ok(Self { process, file })
     }
@@ -72,7 +91,10 @@ impl Capture {
         self.process.stop(Signal::SIGINT, Duration::from_secs(5))?;
         let said = fs::read_to_string(self.process.log()).unwrap_or_default();
         if !said.contains("\n0 packets dropped by kernel") {
-            return Err(Error::observed(format!("capture {} is incomplete: {said}", self.file.display())));
+            return Err(Error::observed(format!(
+                "capture {} is incomplete: {said}",
+                self.file.display()
+            )));
         }
         Wire::read(&self.file)
     }
@@ -101,14 +123,21 @@ impl Wire {
     /// Reads a capture file.
     pub fn read(file: &Path) -> Result<Self> {
         let bytes = fs::read(file).context(|| format!("read {}", file.display()))?;
-        Ok(Self { frames: frames(&bytes).map_err(|error| Error::observed(format!("{}: {error}", file.display())))? })
+        Ok(Self {
+            frames: frames(&bytes)
+                .map_err(|error| Error::observed(format!("{}: {error}", file.display())))?,
+        })
     }
 
     /// Counts what lies between the nodes of a set; an empty set means all.
     pub fn counts_between(&self, addresses: &[Ipv4Addr]) -> Counts {
         let inside = |address| addresses.is_empty() || addresses.contains(&address);
         let mut counts = Counts::default();
-        for frame in self.frames.iter().filter(|frame| inside(frame.source) && inside(frame.destination)) {
+        for frame in self
+            .frames
+            .iter()
+            .filter(|frame| inside(frame.source) && inside(frame.destination))
+        {
             match frame.kind() {
                 pcap::Kind::Esp => counts.esp += 1,
                 pcap::Kind::Ike => counts.ike += 1,
@@ -126,7 +155,10 @@ impl Wire {
 
     /// How many packets hold a text that can be read on the wire.
     pub fn readable(&self, marker: &str) -> usize {
-        self.frames.iter().filter(|frame| frame.contains(marker.as_bytes())).count()
+        self.frames
+            .iter()
+            .filter(|frame| frame.contains(marker.as_bytes()))
+            .count()
     }
 
     /// The packets.
@@ -136,7 +168,9 @@ impl Wire {
 
     /// The first clear overlay packet, for an error message.
     pub fn first_clear(&self) -> Option<&Frame> {
-        self.frames.iter().find(|frame| frame.kind() == pcap::Kind::Overlay)
+        self.frames
+            .iter()
+            .find(|frame| frame.kind() == pcap::Kind::Overlay)
     }
 
     /// Fails unless nothing of the overlay was readable between these nodes.
@@ -155,7 +189,11 @@ impl Wire {
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ESP, {} IKE, {} overlay in clear, {} other", self.esp, self.ike, self.clear_overlay, self.other)
+        write!(
+            f,
+            "{} ESP, {} IKE, {} overlay in clear, {} other",
+            self.esp, self.ike, self.clear_overlay, self.other
+        )
     }
 }
 

@@ -60,13 +60,19 @@ pub trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::Io { context: context(), source })
+        self.map_err(|source| Error::Io {
+            context: context(),
+            source,
+        })
     }
 }
 
 impl<T> Context<T> for nix::Result<T> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|errno| Error::Io { context: context(), source: errno.into() })
+        self.map_err(|errno| Error::Io {
+            context: context(),
+            source: errno.into(),
+        })
     }
 }
 
@@ -79,7 +85,11 @@ pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Res
             Ok(value) => return Ok(value),
             Err(error @ Error::Ended(_)) => return Err(error),
             Err(error) if std::time::Instant::now() >= deadline => {
-                return Err(Error::Timeout { what: what.into(), limit, last: error.to_string() });
+                return Err(Error::Timeout {
+                    what: what.into(),
+                    limit,
+                    last: error.to_string(),
+                });
             }
             Err(_) => std::thread::sleep(PAUSE),
         }

@@ -22,12 +22,18 @@ pub struct Progress {
 impl Progress {
     /// Starts the clock.
     pub fn new() -> Self {
-        Self { begin: Instant::now(), quiet: false }
+        Self {
+            begin: Instant::now(),
+            quiet: false,
+        }
     }
 
     /// Says nothing but what fails.
     pub fn quiet() -> Self {
-        Self { begin: Instant::now(), quiet: true }
+        Self {
+            begin: Instant::now(),
+            quiet: true,
+        }
     }
 
     /// Runs one step, shows that it runs, how long it took and whether it worked.
@@ -73,7 +79,11 @@ impl Default for Progress {
 
 /// A table of what was shown: claim and evidence.
 pub fn table(title: &str, rows: &[(String, String)]) {
-    let width = rows.iter().map(|(claim, _)| claim.chars().count()).max().unwrap_or_default();
+    let width = rows
+        .iter()
+        .map(|(claim, _)| claim.chars().count())
+        .max()
+        .unwrap_or_default();
     say("");
     say(title);
     for (claim, evidence) in rows {
@@ -112,10 +122,19 @@ impl Ticker {
             while !stop.load(Ordering::Relaxed) {
                 if terminal {
                     let mut out = std::io::stdout().lock();
-                    let _ = write!(out, "\r{} … {title} {:.0} s", stamp(begin), start.elapsed().as_secs_f64());
+                    let _ = write!(
+                        out,
+                        "\r{} … {title} {:.0} s",
+                        stamp(begin),
+                        start.elapsed().as_secs_f64()
+                    );
                     let _ = out.flush();
                 } else if turns % REMIND == REMIND - 1 {
-                    say(&format!("{} … {title}, {:.0} s so far", stamp(begin), start.elapsed().as_secs_f64()));
+                    say(&format!(
+                        "{} … {title}, {:.0} s so far",
+                        stamp(begin),
+                        start.elapsed().as_secs_f64()
+                    ));
                 }
                 turns += 1;
                 thread::park_timeout(REDRAW);
@@ -124,7 +143,10 @@ impl Ticker {
                 let _ = write!(std::io::stdout().lock(), "\r\x1b[2K");
             }
         });
-        Self { over, thread: Some(thread) }
+        Self {
+            over,
+            thread: Some(thread),
+        }
     }
 }
 

@@ -72,22 +72,35 @@ impl Frame {
 
     fn udp_kind(&self) -> Kind {
         const UDP_HEADER: usize = 8;
-        let Some((source, destination)) = self.udp_ports() else { return Kind::Other };
+        let Some((source, destination)) = self.udp_ports() else {
+            return Kind::Other;
+        };
         let either = |port| source == port || destination == port;
         if either(PORT_IKE) {
             return Kind::Ike;
         }
         if either(PORT_NAT_TRAVERSAL) {
-            let marked = self.payload.get(UDP_HEADER..).is_some_and(|body| body.starts_with(&NON_ESP_MARKER));
+            let marked = self
+                .payload
+                .get(UDP_HEADER..)
+                .is_some_and(|body| body.starts_with(&NON_ESP_MARKER));
             return if marked { Kind::Ike } else { Kind::Esp };
         }
-        if destination == PORT_VXLAN || destination == PORT_GENEVE { Kind::Overlay } else { Kind::Other }
+        if destination == PORT_VXLAN || destination == PORT_GENEVE {
+            Kind::Overlay
+        } else {
+            Kind::Other
+        }
     }
 }
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:06} {} > {} protocol {}", self.time.0, self.time.1, self.source, self.destination, self.protocol)?;
+        write!(
+            f,
+            "{}.{:06} {} > {} protocol {}",
+            self.time.0, self.time.1, self.source, self.destination, self.protocol
+        )?;
         if let Some((source, destination)) = self.udp_ports() {
             write!(f, " ports {source} > {destination}")?;
         }
@@ -97,7 +110,9 @@ impl fmt::Display for Frame {
 
 /// All IPv4 packets of a capture; an incomplete record at the end is what tcpdump is writing now.
 pub fn frames(file: &[u8]) -> Result<Vec<Frame>, String> {
-    let Some(header) = file.get(..FILE_HEADER) else { return Ok(Vec::new()) };
+    let Some(header) = file.get(..FILE_HEADER) else {
+        return Ok(Vec::new());
+    };
     let little = match header[..4] {
         [0xd4, 0xc3, 0xb2, 0xa1] | [0x4d, 0x3c, 0xb2, 0xa1] => true,
         [0xa1, 0xb2, 0xc3, 0xd4] | [0xa1, 0xb2, 0x3c, 0x4d] => false,
@@ -105,7 +120,11 @@ pub fn frames(file: &[u8]) -> Result<Vec<Frame>, String> {
     };
     let number = |bytes: &[u8], at: usize| -> Option<u32> {
         let word: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
-        Some(if little { u32::from_le_bytes(word) } else { u32::from_be_bytes(word) })
+        Some(if little {
+            u32::from_le_bytes(word)
+        } else {
+            u32::from_be_bytes(word)
+        })
     };
     if number(header, 20) != Some(LINK_ETHERNET) {
         return Err("link type is not Ethernet".into());
@@ -114,8 +133,13 @@ pub fn frames(file: &[u8]) -> Result<Vec<Frame>, String> {
     let mut rest = &file[FILE_HEADER..];
     while let Some(record) = rest.get(..RECORD_HEADER) {
         let length = number(record, 8).unwrap_or_default() as usize;
-        let Some(packet) = rest.get(RECORD_HEADER..RECORD_HEADER + length) else { break };
-        let time = (number(record, 0).unwrap_or_default(), number(record, 4).unwrap_or_default());
+        let Some(packet) = rest.get(RECORD_HEADER..RECORD_HEADER + length) else {
+            break;
+        };
+        let time = (
+            number(record, 0).unwrap_or_default(),
+            number(record, 4).unwrap_or_default(),
+        );
         found.extend(ipv4(packet, time));
         rest = &rest[RECORD_HEADER + length..];
     }
@@ -132,7 +156,11 @@ fn ipv4(packet: &[u8], time: (u32, u32)) -> Option<Frame> {
     let total = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
     let fragment = u16::from_be_bytes(packet.get(6..8)?.try_into().ok()?);
     // Segmentation offload leaves the length zero on a tap; Ethernet padding makes the frame longer than the packet.
-    let end = if total == 0 { packet.len() } else { total.min(packet.len()) };
+    let end = if total == 0 {
+        packet.len()
+    } else {
+        total.min(packet.len())
+    };
     Some(Frame {
         time,
         source: address(12)?,

@@ -10,5 +10,6 @@ use crate::{
 pub fn run(nodes: u8) -> Result<()> {
     let progress = Progress::new();
     let lab = Lab::start(&LabOptions::new("demo", nodes), &progress)?;
+    std::thread::sleep(std::time::Duration::from_secs(30));
     lab.stop()
 }

@@ -74,6 +74,7 @@ impl Binaries {
         ];
         images
             .into_iter()
+            .filter(|(_, name, _)| self.0.contains_key(*name))
             .map(|(image, name, user)| {
                 let binary = self.path(name)?.to_owned();
                 Ok((

@@ -82,12 +82,10 @@ fn write_schemas(lab: &Lab, folder: &Path) -> Result<()> {
             .flatten()
         {
             let part = |key: &str| kind[key].as_str().unwrap_or_default().to_lowercase();
-            let file = folder.join(format!(
-                "{}-{}-{}.json",
-                part("group"),
-                part("kind"),
-                part("version")
-            ));
+            let (group, version) = (part("group"), part("version"));
+            // kubeconform's name for the core group is its version.
+            let group = if group.is_empty() { &version } else { &group };
+            let file = folder.join(format!("{group}-{}-{version}.json", part("kind")));
             write_json(
                 &file,
                 &json!({"$ref": format!("_definitions.json#/definitions/{name}")}),
@@ -108,7 +106,7 @@ fn close(schema: &mut Value) {
                 object.clear();
                 object.insert("type".into(), json!(["string", "integer"]));
             }
-            if object.get("x-kubernetes-int-or-string").is_some() {
+            if object.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
                 object.remove("type");
             }
             close_object(object);
