@@ -10,7 +10,7 @@ use crate::crypto::{ActiveKeyExchange, IkeSuite, Secret, Skeyseed, confirm_ike, 
 use crate::endpoint::Endpoint;
 use crate::exchange::Task;
 use crate::output::{CloseReason, Event, Failure};
-use crate::sa::{NewSa, SpiOwner, Standing};
+use crate::sa::{NewSa, Standing};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, IkeSpi};
 use crate::wire::{ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Role, Spi};
@@ -113,9 +113,11 @@ impl Endpoint {
             self.ike_rekey_refused(id, &request, NotifyType::INVALID_SYNTAX, None);
             return;
         };
-        if !matches!(self.sas.get(&id).map(|sa| sa.standing), Some(Standing::Current)) {
-            // The old SA is on its way out; so is the new one.
-            self.close_with_delete(new, CloseReason::Redundant);
+        if !self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
+            // The old SA is on its way out, and so are its heirs.
+            for heir in [Some(new), request.crossed].into_iter().flatten() {
+                self.close_with_delete(heir, CloseReason::Redundant);
+            }
             return;
         }
         if let Some(crossed) = request.crossed
@@ -334,12 +336,9 @@ impl Endpoint {
             nonces: (nonce_i, nonce_r),
         };
         let id = IkeSaId(self.next_id());
-        let our_spi = if role == Role::Initiator { spi_i } else { spi_r };
-        debug_assert!(
-            self.by_spi
-                .get(&our_spi)
-                .is_none_or(|owner| *owner != SpiOwner::Established(id))
-        );
-        Some(self.establish(NewSa { id, ..new }))
+        let id = self.establish(NewSa { id, ..new });
+        // Until one of the ends makes it the current one nothing else ends it.
+        self.set_timer(Timer::IkeLinger(id), crate::child::ORPHAN_GRACE);
+        Some(id)
     }
 }

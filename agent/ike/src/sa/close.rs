@@ -105,9 +105,24 @@ impl Endpoint {
         ] {
             self.timers.cancel(timer);
         }
-        if let Some(Exchange::CreateChild(request)) = in_flight.map(|in_flight| in_flight.exchange) {
-            self.reserved.remove(&request.spi);
-            self.negotiation_is_over(peer_id, request.child);
+        match in_flight.map(|in_flight| in_flight.exchange) {
+            Some(Exchange::CreateChild(request)) => {
+                self.reserved.remove(&request.spi);
+                self.negotiation_is_over(peer_id, request.child);
+            }
+            Some(Exchange::RekeyIke(request)) => {
+                if let Some(heir) = request.crossed {
+                    self.close_with_delete(heir, CloseReason::Redundant);
+                }
+            }
+            Some(
+                Exchange::Confirm(_)
+                | Exchange::DeleteChild(_)
+                | Exchange::DeleteIke
+                | Exchange::DeleteUnused
+                | Exchange::Liveness,
+            )
+            | None => {}
         }
         for task in queue {
             if let Task::CreateChild(child) = task {
@@ -285,6 +300,15 @@ impl Endpoint {
 
     /// The children, and what is left to do, go over to the SA that a rekey made (RFC 7296 §2.18).
     pub(crate) fn inherit(&mut self, old: IkeSaId, new: IkeSaId) {
+        let used = self
+            .sas
+            .get(&old)
+            .is_some_and(|sa| sa.is_current() && self.peers.contains_key(&sa.peer));
+        if !used {
+            // The old SA is on its way out, and so is its heir.
+            self.close_with_delete(new, CloseReason::Redundant);
+            return;
+        }
         let Some(sa) = self.sas.get_mut(&old) else { return };
         sa.standing = Standing::Replaced;
         let peer_id = sa.peer;

@@ -95,6 +95,7 @@ impl Endpoint {
         peer.current = Some(id);
         let (lifetime, liveness) = (peer.config.ike_lifetime, peer.config.liveness.interval);
         self.timers.cancel(Timer::Start(peer_id));
+        self.timers.cancel(Timer::IkeLinger(id));
         let soft = self.jitter.percent(lifetime, SOFT_PERCENT.0, SOFT_PERCENT.1);
         self.set_timer(Timer::IkeSoft(id), soft);
         self.set_timer(Timer::IkeHard(id), lifetime);
