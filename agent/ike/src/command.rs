@@ -119,8 +119,10 @@ impl Endpoint {
             self.close_with_delete(sa, CloseReason::Local);
         }
         // Pairs that had lost their IKE SA have nobody to be told.
-        for pair in peer.slots.into_values().flat_map(|slot| slot.orphans) {
-            self.retire(pair, Leave::Linger, CloseReason::Local);
+        for pair in peer.slots.into_values().flat_map(|slot| slot.pairs) {
+            if self.children.get(&pair).is_some_and(|child| child.ike.is_none()) {
+                self.retire(pair, Leave::Linger, CloseReason::Local);
+            }
         }
         Ok(())
     }

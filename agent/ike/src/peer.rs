@@ -46,8 +46,8 @@ pub(crate) struct Slot {
     /// Traffic or the configuration asks for it.
     pub(crate) wanted: bool,
     pub(crate) negotiation: Negotiation,
-    /// Pairs that have lost their IKE SA: the first new pair replaces all of them.
-    pub(crate) orphans: Vec<ChildSaId>,
+    /// All pairs that could carry its traffic, the oldest first: one that comes to stand replaces all older ones.
+    pub(crate) pairs: Vec<ChildSaId>,
     /// The configuration asks for another pair than the present one, and not by a rekey.
     pub(crate) stale: bool,
     /// Failed negotiations in a row.

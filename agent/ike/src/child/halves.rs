@@ -249,11 +249,11 @@ impl Endpoint {
             outbound,
             replaces,
         });
-        let mut orphans = Vec::new();
+        let mut pairs = Vec::new();
         if let Some(slot) = self.slot_mut(peer, name) {
             slot.current = Some(id);
             slot.failures = 0;
-            orphans = std::mem::take(&mut slot.orphans);
+            pairs.clone_from(&slot.pairs);
         }
         if role == Role::Initiator
             && let Some(ike) = ike
@@ -266,9 +266,9 @@ impl Endpoint {
         if let Some(old) = replaces {
             self.replaced(old, id);
         }
-        for orphan in orphans {
-            if orphan != id && Some(orphan) != replaces && self.is_usable(orphan) {
-                self.replaced(orphan, id);
+        for older in pairs {
+            if older < id && Some(older) != replaces && self.is_usable(older) {
+                self.replaced(older, id);
             }
         }
         self.finish_replacement(peer);

@@ -22,6 +22,8 @@ pub(crate) struct ChildSa {
     pub(crate) child: ChildId,
     /// The IKE SA that it belongs to; `None` when that one is gone without a word.
     pub(crate) ike: Option<IkeSaId>,
+    /// The IKE SA of the exchange that made it.
+    pub(crate) made_on: IkeSaId,
     /// Ours in the exchange that made it.
     pub(crate) role: Role,
     pub(crate) inbound: SaName,
@@ -136,6 +138,7 @@ impl Endpoint {
             peer: peer_id,
             child: agreed.child,
             ike: Some(agreed.ike),
+            made_on: agreed.ike,
             role: agreed.role,
             inbound,
             outbound,
@@ -164,6 +167,9 @@ impl Endpoint {
         };
         if let Some(old) = agreed.replaces.and_then(|old| self.children.get_mut(&old)) {
             old.successors.push(id);
+        }
+        if let Some(slot) = self.slot_mut(peer_id, agreed.child) {
+            slot.pairs.push(id);
         }
         self.reserved.remove(&agreed.inbound);
         self.children.insert(id, child_sa);
@@ -205,19 +211,11 @@ impl Endpoint {
         ] {
             self.timers.cancel(timer);
         }
-        self.vacate_slot(&child, id);
-    }
-
-    /// The slot of a child does not count this pair any more.
-    pub(crate) fn vacate_slot(&mut self, child: &ChildSa, id: ChildSaId) {
-        let slot = self
-            .peers
-            .get_mut(&child.peer)
-            .and_then(|peer| peer.slots.get_mut(&child.child));
-        if let Some(slot) = slot
-            && slot.current == Some(id)
-        {
-            slot.current = None;
+        if let Some(slot) = self.slot_mut(child.peer, child.child) {
+            slot.pairs.retain(|pair| *pair != id);
+            if slot.current == Some(id) {
+                slot.current = None;
+            }
         }
     }
 

@@ -54,7 +54,7 @@ impl Endpoint {
         let successors = child.successors.clone();
         let successor = successors.into_iter().rev().find(|next| self.is_usable(*next));
         if let Some(slot) = self.slot_mut(peer, name) {
-            slot.orphans.retain(|orphan| *orphan != id);
+            slot.pairs.retain(|pair| *pair != id);
             if slot.current == Some(id) {
                 slot.current = successor;
             }

@@ -145,7 +145,10 @@ impl Endpoint {
             .copied()
             .collect();
         for pair in pairs {
-            self.install_on_sign(pair);
+            // What was said on an SA that has been rekeyed since says nothing of pairs that its heir has made.
+            if self.children.get(&pair).is_some_and(|child| child.made_on <= id) {
+                self.install_on_sign(pair);
+            }
         }
     }
 

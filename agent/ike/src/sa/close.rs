@@ -180,14 +180,6 @@ impl Endpoint {
             child.ike = None;
             match child.stage {
                 Stage::Active | Stage::AwaitSign | Stage::Inbound => {
-                    let (peer, name) = (child.peer, child.child);
-                    if let Some(slot) = self
-                        .peers
-                        .get_mut(&peer)
-                        .and_then(|peer| peer.slots.get_mut(&name))
-                    {
-                        slot.orphans.push(child_id);
-                    }
                     self.timers.cancel(Timer::ChildSoft(child_id));
                     self.set_timer(Timer::ChildLinger(child_id), ORPHAN_GRACE);
                 }
