@@ -98,7 +98,12 @@ impl Endpoint {
             return;
         };
         let name = child.child;
-        let fit = matches!(child.stage, Stage::AwaitSign | Stage::Active) && child.ike == Some(id);
+        if child.stage == Stage::AwaitSign {
+            // The peer may not have our response yet, and would not know what we speak of.
+            self.rekey_later(pair);
+            return;
+        }
+        let fit = child.stage == Stage::Active && child.ike == Some(id);
         let succeeded = child.successors.iter().any(|next| self.is_usable(*next));
         if fit && !succeeded && self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
             self.request_pair(id, name, Some(pair), None);

@@ -88,6 +88,7 @@ pub(crate) struct Node {
     pub(crate) kernel: BTreeMap<SaKeyName, KernelSa>,
     effects: VecDeque<Effect>,
     pub(crate) generation: u32,
+    restarted: Duration,
     pub(crate) boot: u8,
     pub(crate) events: Vec<(Duration, Event)>,
     pub(crate) config: Option<PeerConfig>,
@@ -176,6 +177,7 @@ impl World {
             kernel: BTreeMap::new(),
             effects: VecDeque::new(),
             generation: 0,
+            restarted: Duration::ZERO,
             boot: host,
             events: Vec::new(),
             config: None,
@@ -321,6 +323,7 @@ impl World {
             }
             Act::Restart { kernel_lost } => {
                 node.generation += 1;
+                node.restarted = self.now;
                 node.effects.clear();
                 if *kernel_lost {
                     node.kernel.clear();
@@ -535,7 +538,10 @@ impl World {
         }
         for (index, node) in self.nodes.iter().enumerate() {
             let peer = &self.nodes[1 - index];
-            for (name, sa) in node.kernel.iter().filter(|(_, sa)| !sa.inbound) {
+            // What a previous run has left counts while the peer keeps it for that run (decision 20).
+            let kept = self.now <= node.restarted + Duration::from_secs(30);
+            let counts = |sa: &KernelSa| !sa.inbound && (kept || sa.generation == node.generation);
+            for (name, sa) in node.kernel.iter().filter(|(_, sa)| counts(sa)) {
                 match peer.kernel.get(name) {
                     Some(twin) if twin.inbound && twin.key == sa.key => {}
                     Some(_) => {
