@@ -74,7 +74,8 @@ fn build(seed: u64, providers: [&'static Provider; 2]) -> (World, usize) {
             6 => world.at(when, node, Act::Expire { hard: false }),
             7 => {
                 let kernel_lost = dice.percent(50);
-                if kernel_lost {
+                // An SA of a previous run whose successor the kernel refuses has nothing to fall back on.
+                if kernel_lost || world.weather.refusals > 0 {
                     world.strict = false;
                 }
                 world.at(when, node, Act::Restart { kernel_lost });

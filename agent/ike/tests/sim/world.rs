@@ -538,9 +538,17 @@ impl World {
         }
         for (index, node) in self.nodes.iter().enumerate() {
             let peer = &self.nodes[1 - index];
-            // What a previous run has left counts while the peer keeps it for that run (decision 20).
+            // What a previous run has left counts while the peer keeps it for that run (decision 20), and only the
+            // newest of it is used.
             let kept = self.now <= node.restarted + Duration::from_secs(30);
-            let counts = |sa: &KernelSa| !sa.inbound && (kept || sa.generation == node.generation);
+            let newest = |sa: &KernelSa| {
+                !node
+                    .kernel
+                    .values()
+                    .any(|other| !other.inbound && other.child == sa.child && other.serial > sa.serial)
+            };
+            let counts =
+                |sa: &KernelSa| !sa.inbound && (sa.generation == node.generation || (kept && newest(sa)));
             for (name, sa) in node.kernel.iter().filter(|(_, sa)| counts(sa)) {
                 match peer.kernel.get(name) {
                     Some(twin) if twin.inbound && twin.key == sa.key => {}
