@@ -25,23 +25,65 @@ const IKE_MAY_LINK: &[&str] = &[
 const WALLS: &[(&str, &[&str])] = &[
     (
         "ipsecmesh-crds",
-        &["tokio", "hyper", "rustls", "kube-client", "netlink-*", "aws-lc-*", "ipsecmesh-*"],
+        &[
+            "tokio",
+            "hyper",
+            "rustls",
+            "kube-client",
+            "netlink-*",
+            "aws-lc-*",
+            "ipsecmesh-*",
+        ],
     ),
     (
         "ipsecmesh-crypto",
-        &["tokio", "kube*", "netlink-*", "socket2", "hyper", "axum", "rustls", "ipsecmesh-crds", "ipsecmesh-xfrm"],
+        &[
+            "tokio",
+            "kube*",
+            "netlink-*",
+            "socket2",
+            "hyper",
+            "axum",
+            "rustls",
+            "ipsecmesh-crds",
+            "ipsecmesh-xfrm",
+        ],
     ),
     (
         "ipsecmesh-dataplane",
-        &["kube*", "k8s-openapi", "hyper", "axum", "rustls", "aws-lc-*", "ipsecmesh-crds", "ipsecmesh-crypto"],
+        &[
+            "kube*",
+            "k8s-openapi",
+            "hyper",
+            "axum",
+            "rustls",
+            "aws-lc-*",
+            "ipsecmesh-crds",
+            "ipsecmesh-crypto",
+        ],
     ),
     (
         "ipsecmesh-operator",
-        &["netlink-*", "rtnetlink", "ipsecmesh-ike", "ipsecmesh-crypto", "ipsecmesh-xfrm", "ipsecmesh-dataplane"],
+        &[
+            "netlink-*",
+            "rtnetlink",
+            "ipsecmesh-ike",
+            "ipsecmesh-crypto",
+            "ipsecmesh-xfrm",
+            "ipsecmesh-dataplane",
+        ],
     ),
     (
         "ipsecmesh-xfrm",
-        &["kube*", "k8s-openapi", "hyper", "axum", "rustls", "aws-lc-*", "ipsecmesh-*"],
+        &[
+            "kube*",
+            "k8s-openapi",
+            "hyper",
+            "axum",
+            "rustls",
+            "aws-lc-*",
+            "ipsecmesh-*",
+        ],
     ),
 ];
 
@@ -50,7 +92,10 @@ const MAX_LINES: usize = 600;
 #[test]
 fn the_engine_links_nothing_but_its_list() {
     let linked = linked_by("ipsecmesh-ike");
-    let extra: Vec<_> = linked.iter().filter(|name| !IKE_MAY_LINK.contains(&name.as_str())).collect();
+    let extra: Vec<_> = linked
+        .iter()
+        .filter(|name| !IKE_MAY_LINK.contains(&name.as_str()))
+        .collect();
     assert!(extra.is_empty(), "ipsecmesh-ike must not link {extra:?}");
 }
 
@@ -69,7 +114,9 @@ fn walls_between_crates_hold() {
 fn every_file_says_what_it_is_for_and_stays_short() {
     let mut faults = Vec::new();
     for file in rust_files() {
-        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        let Ok(text) = std::fs::read_to_string(&file) else {
+            continue;
+        };
         let name = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
         if !text.trim_start().starts_with("//!") {
             faults.push(format!("{name}: does not open with //!"));
@@ -106,11 +153,26 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 fn linked_by(crate_name: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}", "--package", crate_name])
+        .args([
+            "tree",
+            "--locked",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+            "--package",
+            crate_name,
+        ])
         .current_dir(root())
         .output()
         .expect("cargo tree starts");
-    assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "cargo tree: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| line.split_whitespace().next())
@@ -124,7 +186,11 @@ fn rust_files() -> Vec<PathBuf> {
         .current_dir(root())
         .output()
         .expect("git starts");
-    assert!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "git ls-files: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .map(|line| root().join(line))
@@ -132,5 +198,7 @@ fn rust_files() -> Vec<PathBuf> {
 }
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in the workspace")
 }

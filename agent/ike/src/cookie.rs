@@ -10,7 +10,7 @@ use crate::types::IkeSpi;
 use crate::wire::Nonce;
 
 /// A secret makes cookies for this long, and checks them for as long again.
-const ROTATION: Duration = Duration::from_secs(60);
+const ROTATION: Duration = Duration::from_mins(1);
 
 /// The secrets of the present and of the last period.
 #[derive(Debug, Default)]

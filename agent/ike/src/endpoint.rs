@@ -133,6 +133,7 @@ impl Endpoint {
     }
 
     /// The data plane has answered for an effect. An id that nothing waits for is ignored.
+    #[expect(clippy::needless_pass_by_value, reason = "the driver gives the outcome away")]
     pub fn handle_effect(&mut self, id: EffectId, outcome: EffectOutcome, now: Now) {
         self.now = now;
         match self.effects.remove(&id) {

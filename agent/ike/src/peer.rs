@@ -13,7 +13,7 @@ use crate::wire::Role;
 
 /// Back-off after a failed negotiation: from the first to the second, doubling.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_LAST: Duration = Duration::from_secs(60);
+const BACKOFF_LAST: Duration = Duration::from_mins(1);
 
 /// The original responder leaves a missing child to the original initiator for this long.
 const RESPONDER_PATIENCE: Duration = Duration::from_secs(2);

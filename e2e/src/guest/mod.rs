@@ -5,6 +5,7 @@
 
 pub mod boot;
 mod exec;
+mod kubelet;
 mod modules;
 mod network;
 mod node;

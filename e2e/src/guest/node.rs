@@ -14,7 +14,9 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 use super::{
     boot::{LOGS, power_off},
-    exec, modules, network,
+    exec,
+    kubelet::Kubelet,
+    modules, network,
     pods::Pods,
 };
 use crate::protocol::NodeConfig;
@@ -69,10 +71,21 @@ async fn serve(config: NodeConfig) -> Result<(), NodeError> {
         shutdown: watch::Sender::new(false),
     });
     let mut shutdown = node.shutdown.subscribe();
-    let channel = exec::serve(Arc::clone(&node), Pods::default()).await?;
+    let kubelet = if node.config.kubelet {
+        Some(Kubelet::new(&node)?)
+    } else {
+        None
+    };
+    let pods = kubelet.as_ref().map_or_else(Pods::default, Kubelet::pods);
+    let channel = exec::serve(Arc::clone(&node), pods).await?;
+    let running = kubelet.map(|kubelet| tokio::spawn(kubelet.run()));
     // INVARIANT: `node` holds the sender.
     let _ = shutdown.wait_for(|end| *end).await;
     info!("shutting down");
+    if let Some(running) = running {
+        // INVARIANT: a kubelet that panicked has nothing left to stop in order.
+        let _ = running.await;
+    }
     channel.abort();
     Ok(())
 }

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use super::{
     cache::Tools,
     network::{HOST_ADDRESS, Network},
@@ -31,6 +33,7 @@ pub struct ControlPlane {
     program: PathBuf,
     folder: PathBuf,
     state: Arc<State>,
+    server: String,
     kubectl: Kubectl,
     processes: Mutex<Processes>,
 }
@@ -54,12 +57,14 @@ impl ControlPlane {
         state.update(|record| record.api_port = port)?;
         let admin = pki.client("admin", "lab-admin", Some("system:masters"))?;
         let kubeconfig = folder.join("kubeconfig");
-        write_kubeconfig(&kubeconfig, &format!("https://127.0.0.1:{port}"), pki, &admin)?;
+        let server = format!("https://127.0.0.1:{port}");
+        write_kubeconfig(&kubeconfig, &server, &pki.file("ca.crt"), &client(&admin))?;
         let kubectl = Kubectl::new(folder, &tools.controlplane, &kubeconfig)?;
         let plane = Self {
             program: tools.controlplane.clone(),
             folder: folder.into(),
             state: state.clone(),
+            server,
             kubectl,
             processes: Mutex::default(),
         };
@@ -72,6 +77,15 @@ impl ControlPlane {
     /// kubectl as the cluster's administrator.
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
+    }
+
+    /// kubectl with a bearer token, as whoever holds it could use it.
+    pub fn kubectl_with_token(&self, token: &str) -> Result<Kubectl> {
+        let holder = super::cache::path_hash(Path::new(token));
+        let file = self.folder.join("pki").join(format!("{holder}.kubeconfig"));
+        let user = serde_json::json!({"token": token});
+        write_kubeconfig(&file, &self.server, &self.folder.join("pki/ca.crt"), &user)?;
+        Ok(self.kubectl.with_kubeconfig(&file))
     }
 
     /// Every request that the API server finished, one JSON object per line.
@@ -122,7 +136,7 @@ impl ControlPlane {
         let kubeconfig = |name: &str| -> Result<PathBuf> {
             let credential = pki.client(name, &format!("system:{name}"), None)?;
             let file = self.folder.join("pki").join(format!("{name}.kubeconfig"));
-            write_kubeconfig(&file, &server, pki, &credential)?;
+            write_kubeconfig(&file, &server, &pki.file("ca.crt"), &client(&credential))?;
             Ok(file)
         };
         let manager = [
@@ -205,16 +219,17 @@ rules:
 - level: None
 ";
 
-fn write_kubeconfig(file: &Path, server: &str, pki: &Pki, credential: &Credential) -> Result<()> {
+fn client(credential: &Credential) -> Value {
+    serde_json::json!({"client-certificate": credential.certificate, "client-key": credential.key})
+}
+
+fn write_kubeconfig(file: &Path, server: &str, issuer: &Path, user: &Value) -> Result<()> {
     let config = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "lab",
-        "clusters": [{"name": "lab", "cluster": {"server": server, "certificate-authority": pki.file("ca.crt")}}],
-        "users": [{"name": "lab", "user": {
-            "client-certificate": credential.certificate,
-            "client-key": credential.key,
-        }}],
+        "clusters": [{"name": "lab", "cluster": {"server": server, "certificate-authority": issuer}}],
+        "users": [{"name": "lab", "user": user}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
     });
     let text = serde_json::to_string_pretty(&config)

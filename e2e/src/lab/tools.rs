@@ -36,6 +36,18 @@ impl Kubectl {
         })
     }
 
+    /// The same kubectl as somebody else.
+    #[must_use]
+    pub fn with_kubeconfig(&self, kubeconfig: &Path) -> Self {
+        let mut other = self.clone();
+        for (name, value) in &mut other.environment {
+            if *name == "KUBECONFIG" {
+                *value = kubeconfig.into();
+            }
+        }
+        other
+    }
+
     /// Path of the program.
     pub fn program(&self) -> &Path {
         &self.program

@@ -1,9 +1,75 @@
-//! The mesh, end to end: one booted cluster, trials in order.
+//! The mesh, end to end: one booted cluster of three real kernels, the product from its own charts, trials in order.
+//!
+//! Every trial makes sure of what it needs, so `-- NAME` runs any of them alone; in order they share the cluster.
+//! Needs root and `e2e/setup.sh`: `cargo test -p ipsecmesh-e2e --features cluster --test mesh`.
 
-use libtest_mimic::{Arguments, Trial};
+use std::sync::Arc;
+
+use ipsecmesh_e2e::error::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use world::World;
+
+mod api;
+mod csr;
+mod install;
+mod world;
+
+/// What a trial is: it answers with the evidence that the table at the end shows.
+type Check = fn(&World) -> Result<String>;
+
+const TRIALS: &[(&str, Check)] = &[
+    ("api::definitions_are_accepted", api::definitions_are_accepted),
+    (
+        "api::every_sample_is_judged_with_message_and_field",
+        api::every_sample_is_judged_with_message_and_field,
+    ),
+    (
+        "api::what_must_not_change_does_not",
+        api::what_must_not_change_does_not,
+    ),
+    (
+        "api::null_for_an_optional_field_is_refused",
+        api::null_for_an_optional_field_is_refused,
+    ),
+    (
+        "api::an_unknown_field_is_refused_under_strict_validation",
+        api::an_unknown_field_is_refused_under_strict_validation,
+    ),
+    (
+        "install::pods_on_two_nodes_talk_in_clear",
+        install::pods_on_two_nodes_talk_in_clear,
+    ),
+    (
+        "install::chart_refuses_without_definitions",
+        install::chart_refuses_without_definitions,
+    ),
+    ("install::both_charts", install::both_charts),
+    ("install::changes_no_traffic", install::changes_no_traffic),
+    ("install::helm_test", install::helm_test),
+    ("csr::without_a_node_claim", csr::without_a_node_claim),
+    (
+        "csr::from_another_service_account",
+        csr::from_another_service_account,
+    ),
+    ("csr::for_another_signer", csr::for_another_signer),
+    ("csr::for_another_nodes_name", csr::for_another_nodes_name),
+    ("csr::with_extra_names", csr::with_extra_names),
+    ("csr::with_another_nodes_pod", csr::with_another_nodes_pod),
+    ("csr::with_a_weak_key", csr::with_a_weak_key),
+];
 
 fn main() {
-    let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = Vec::new();
-    libtest_mimic::run(&arguments, trials).exit();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let world = Arc::new(World::default());
+    let trials = TRIALS
+        .iter()
+        .map(|(name, check)| {
+            let world = world.clone();
+            Trial::test(*name, move || world.run(name, *check).map_err(Failed::from))
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    world.end();
+    conclusion.exit();
 }

@@ -56,7 +56,9 @@ impl Endpoint {
                     EffectOwner::InstallInbound(id),
                 );
             }
-            other => child.inbound_half = other,
+            other @ (Half::Installing { .. } | Half::Installed | Half::Removing | Half::Gone) => {
+                child.inbound_half = other;
+            }
         }
     }
 
@@ -81,7 +83,9 @@ impl Endpoint {
                     EffectOwner::InstallOutbound(id),
                 );
             }
-            other => child.outbound_half = other,
+            other @ (Half::Installing { .. } | Half::Installed | Half::Removing | Half::Gone) => {
+                child.outbound_half = other;
+            }
         }
     }
 

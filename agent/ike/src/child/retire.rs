@@ -47,7 +47,9 @@ impl Endpoint {
             Stage::Lingering => return,
             Stage::Leaving(kept @ (Leave::Answer | Leave::WithIke), reason) => (kept, reason),
             Stage::Leaving(Leave::Delete, reason) if leave == Leave::Await => (Leave::Delete, reason),
-            _ => (leave, reason),
+            Stage::Leaving(..) | Stage::Inbound | Stage::AwaitSign | Stage::Active | Stage::Redundant => {
+                (leave, reason)
+            }
         };
         child.stage = Stage::Leaving(leave, reason);
         let (peer, name) = (child.peer, child.child);
@@ -181,8 +183,10 @@ impl Endpoint {
         let reason = match stage {
             Stage::Leaving(_, reason) => reason,
             Stage::Redundant => CloseReason::Redundant,
-            _ if succeeded => CloseReason::Replaced,
-            _ => CloseReason::Remote,
+            Stage::Inbound | Stage::AwaitSign | Stage::Active | Stage::Lingering if succeeded => {
+                CloseReason::Replaced
+            }
+            Stage::Inbound | Stage::AwaitSign | Stage::Active | Stage::Lingering => CloseReason::Remote,
         };
         if waits && let Some(child) = self.children.get_mut(&id) {
             // The successor takes over first; then `replaced` removes our outbound half.

@@ -6,9 +6,10 @@ use crate::child::{Agreement, Stage, selectors};
 use crate::config::{ChildConfig, Mode, TrafficSelector};
 use crate::crypto::{ChildContext, ChildKeymat, ChildSuite, Chosen, Secret, select_child};
 use crate::endpoint::Endpoint;
-use crate::types::{ChildSaId, IkeSaId};
+use crate::types::{ChildSaId, EspSpi, IkeSaId};
 use crate::wire::{
-    ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Role, Spi, TrafficSelectors,
+    ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Protocol, Role, Spi,
+    TrafficSelectors,
 };
 
 /// What the peer asks for.
@@ -308,5 +309,79 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// A CREATE_CHILD_SA request of the peer.
+    pub(super) fn receive_create_child(&mut self, id: IkeSaId, number: u32, payloads: &Payloads) {
+        let ike = payloads.security_association().is_some_and(|sa| {
+            sa.proposals
+                .iter()
+                .any(|proposal| proposal.protocol == Protocol::IKE)
+        });
+        if ike {
+            self.receive_ike_rekey(id, number, payloads);
+            return;
+        }
+        if let Err(notify) = self.begin_child_answer(id, number, payloads) {
+            let payloads: Vec<Payload> = notify.into_iter().map(Payload::Notify).collect();
+            self.respond(id, ExchangeType::CREATE_CHILD_SA, number, &payloads);
+        }
+    }
+
+    fn begin_child_answer(
+        &mut self,
+        id: IkeSaId,
+        number: u32,
+        payloads: &Payloads,
+    ) -> Result<(), Option<Notify>> {
+        let refuse = |kind| Some(Notify::new(kind));
+        let busy = self.sas.get(&id).is_none_or(|sa| !sa.is_current() || sa.rekeys());
+        if busy {
+            return Err(refuse(NotifyType::TEMPORARY_FAILURE));
+        }
+        let rekeys = match payloads.notify(NotifyType::REKEY_SA) {
+            None => None,
+            Some(notify) => {
+                let spi = notify.esp_spi().map_err(|_| refuse(NotifyType::INVALID_SYNTAX))?;
+                let old = self
+                    .pair_by_peer_spi(id, spi)
+                    .ok_or_else(|| Some(Notify::child_sa_not_found(spi)))?;
+                match self.judge_rekey_target(old) {
+                    Ok(()) => Some(old),
+                    Err(NotifyType::CHILD_SA_NOT_FOUND) => return Err(Some(Notify::child_sa_not_found(spi))),
+                    Err(kind) => return Err(refuse(kind)),
+                }
+            }
+        };
+        let nonce_i = payloads
+            .nonce()
+            .ok_or_else(|| refuse(NotifyType::INVALID_SYNTAX))?;
+        let nonce_r = self
+            .draw_nonce()
+            .ok_or_else(|| refuse(NotifyType::TEMPORARY_FAILURE))?;
+        let request = ChildRequest {
+            number,
+            exchange: ExchangeType::CREATE_CHILD_SA,
+            prefix: &[],
+            payloads,
+            context: ChildContext::Create(payloads.key_exchange().map(|ke| ke.method)),
+            nonce_i,
+            nonce_r: &nonce_r,
+            rekeys,
+        };
+        self.answer_child(id, &request)
+    }
+
+    /// The pair that the peer names by the SPI that it receives on.
+    pub(super) fn pair_by_peer_spi(&self, id: IkeSaId, spi: EspSpi) -> Option<ChildSaId> {
+        let peer = self.sas.get(&id)?.peer;
+        self.outbound
+            .range((spi, ChildSaId(0))..=(spi, ChildSaId(u64::MAX)))
+            .map(|(_, pair)| *pair)
+            .find(|pair| {
+                self.children
+                    .get(pair)
+                    .is_some_and(|child| child.peer == peer && child.ike.is_some())
+            })
     }
 }

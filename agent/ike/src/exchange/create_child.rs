@@ -1,21 +1,16 @@
 //! CREATE_CHILD_SA for CHILD SAs (RFC 7296 §1.3.1, §1.3.3): new ones and rekeys, with and without a key exchange.
 
-use std::time::Duration;
-
-use super::child_responder::ChildRequest;
-use super::{Exchange, Task};
+use super::Exchange;
 use crate::child::{Agreement, Leave, Stage, selectors};
 use crate::collision;
 use crate::config::{ChildConfig, KeyExchange, Mode, TrafficSelector};
 use crate::crypto::{ActiveKeyExchange, ChildContext, ChildKeymat, child_offer, confirm_child};
 use crate::endpoint::Endpoint;
-use crate::output::{CloseReason, Event, Failure};
+use crate::output::{CloseReason, Failure};
 use crate::peer::Negotiation;
-use crate::timer::Timer;
-use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, PeerId};
+use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId};
 use crate::wire::{
-    ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Protocol, Role, Spi,
-    TrafficSelectors,
+    ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Role, Spi, TrafficSelectors,
 };
 
 /// A request of ours for a pair.
@@ -193,7 +188,7 @@ impl Endpoint {
     }
 
     /// The response to a request of ours.
-    pub(super) fn child_response(&mut self, id: IkeSaId, request: Request, payloads: &Payloads) {
+    pub(super) fn child_response(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) {
         let current = self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current);
         let nonce_r = payloads.nonce().cloned();
         let answer = match (&nonce_r, payloads.error_notify()) {
@@ -405,230 +400,5 @@ impl Endpoint {
         } else {
             Err(outside())
         }
-    }
-
-    /// What follows from a response.
-    pub(crate) fn settle_child_answer(&mut self, id: IkeSaId, settled: &Settled, answer: Answer) {
-        let Some(peer) = self.sas.get(&id).map(|sa| sa.peer) else {
-            return;
-        };
-        let Settled { child, spi, rekeys } = *settled;
-        match answer {
-            Answer::Agreed(pair) => {
-                if let Some(slot) = self.slot_mut(peer, child) {
-                    slot.negotiation = Negotiation::Idle;
-                    if rekeys.is_none() {
-                        slot.current = Some(pair);
-                    }
-                }
-            }
-            Answer::Refused(NotifyType::TEMPORARY_FAILURE, _) => match rekeys {
-                Some(old) => self.rekey_later(old),
-                None => self.slot_deferred(peer, child),
-            },
-            Answer::Refused(NotifyType::CHILD_SA_NOT_FOUND, _) => {
-                if let Some(old) = rekeys {
-                    self.peer_lost(peer, child, old);
-                }
-            }
-            Answer::Refused(kind, _) => {
-                let (failure, detail) = refusal(kind);
-                self.child_failed(peer, child, rekeys, failure, detail);
-            }
-            Answer::Unacceptable(failure, detail) => {
-                self.enqueue(id, Task::DeleteUnused(spi));
-                self.child_failed(peer, child, rekeys, failure, detail);
-            }
-            Answer::Silent => {
-                let detail = "the peer's response has no CHILD SA".to_owned();
-                self.child_failed(peer, child, rekeys, Failure::Protocol, detail);
-            }
-        }
-    }
-
-    /// A negotiation of a child failed. A pair that was to be rekeyed stays.
-    fn child_failed(
-        &mut self,
-        peer: PeerId,
-        child: ChildId,
-        rekeys: Option<ChildSaId>,
-        failure: Failure,
-        detail: String,
-    ) {
-        let retry_in = match rekeys {
-            Some(old) => {
-                let wait = self.jitter.between(REKEY_RETRY, 2 * REKEY_RETRY);
-                if self.is_usable(old) {
-                    self.set_timer(Timer::ChildSoft(old), wait);
-                }
-                Some(wait)
-            }
-            None => self.slot_failed(peer, child),
-        };
-        self.event(Event::Failed {
-            peer,
-            child: Some(child),
-            failure,
-            detail,
-            retry_in,
-        });
-    }
-
-    /// The peer asks for patience: the rekey is tried again soon, unless the peer's own takes its place.
-    fn rekey_later(&mut self, old: ChildSaId) {
-        let wait = self
-            .jitter
-            .between(Duration::from_millis(500), Duration::from_millis(1500));
-        let succeeded = self
-            .children
-            .get(&old)
-            .is_some_and(|child| child.successors.iter().any(|next| self.is_usable(*next)));
-        if self.is_usable(old) && !succeeded {
-            self.set_timer(Timer::ChildSoft(old), wait);
-        }
-    }
-
-    /// The peer does not have the pair that was to be rekeyed: a new one instead (RFC 7296 §2.25.1).
-    fn peer_lost(&mut self, peer: PeerId, child: ChildId, old: ChildSaId) {
-        let succeeded = self
-            .children
-            .get(&old)
-            .is_none_or(|child| child.successors.iter().any(|next| self.is_usable(*next)));
-        if succeeded || !self.is_usable(old) {
-            return;
-        }
-        self.retire(old, Leave::Linger, CloseReason::Remote);
-        self.negotiate(peer, child);
-    }
-
-    /// The soft limit of a pair.
-    pub(crate) fn rekey_child(&mut self, pair: ChildSaId) {
-        let Some(child) = self.children.get(&pair) else {
-            return;
-        };
-        if let (true, Some(ike)) = (self.is_usable(pair), child.ike) {
-            self.enqueue(ike, Task::RekeyChild(pair));
-            self.pump(ike);
-        }
-    }
-
-    /// The hard limit of a pair: it ends at both ends, and a new one begins.
-    pub(crate) fn child_expired(&mut self, pair: ChildSaId) {
-        let Some(child) = self.children.get(&pair) else {
-            return;
-        };
-        let (peer, name, ike) = (child.peer, child.child, child.ike);
-        if !self.is_usable(pair) {
-            return;
-        }
-        let leave = if ike.is_some() {
-            Leave::Delete
-        } else {
-            Leave::Linger
-        };
-        self.retire(pair, leave, CloseReason::Expired);
-        if self
-            .peers
-            .get(&peer)
-            .is_some_and(|peer| peer.current.is_some() && peer.current == ike)
-        {
-            self.negotiate(peer, name);
-        }
-    }
-
-    /// A CREATE_CHILD_SA request of the peer.
-    pub(super) fn receive_create_child(&mut self, id: IkeSaId, number: u32, payloads: &Payloads) {
-        let ike = payloads.security_association().is_some_and(|sa| {
-            sa.proposals
-                .iter()
-                .any(|proposal| proposal.protocol == Protocol::IKE)
-        });
-        if ike {
-            self.receive_ike_rekey(id, number, payloads);
-            return;
-        }
-        if let Err(notify) = self.begin_child_answer(id, number, payloads) {
-            let payloads: Vec<Payload> = notify.into_iter().map(Payload::Notify).collect();
-            self.respond(id, ExchangeType::CREATE_CHILD_SA, number, &payloads);
-        }
-    }
-
-    fn begin_child_answer(
-        &mut self,
-        id: IkeSaId,
-        number: u32,
-        payloads: &Payloads,
-    ) -> Result<(), Option<Notify>> {
-        let refuse = |kind| Some(Notify::new(kind));
-        let busy = self.sas.get(&id).is_none_or(|sa| !sa.is_current() || sa.rekeys());
-        if busy {
-            return Err(refuse(NotifyType::TEMPORARY_FAILURE));
-        }
-        let rekeys = match payloads.notify(NotifyType::REKEY_SA) {
-            None => None,
-            Some(notify) => {
-                let spi = notify.esp_spi().map_err(|_| refuse(NotifyType::INVALID_SYNTAX))?;
-                let old = self
-                    .pair_by_peer_spi(id, spi)
-                    .ok_or_else(|| Some(Notify::child_sa_not_found(spi)))?;
-                match self.judge_rekey_target(old) {
-                    Ok(()) => Some(old),
-                    Err(NotifyType::CHILD_SA_NOT_FOUND) => return Err(Some(Notify::child_sa_not_found(spi))),
-                    Err(kind) => return Err(refuse(kind)),
-                }
-            }
-        };
-        let nonce_i = payloads
-            .nonce()
-            .ok_or_else(|| refuse(NotifyType::INVALID_SYNTAX))?;
-        let nonce_r = self
-            .draw_nonce()
-            .ok_or_else(|| refuse(NotifyType::TEMPORARY_FAILURE))?;
-        let request = ChildRequest {
-            number,
-            exchange: ExchangeType::CREATE_CHILD_SA,
-            prefix: &[],
-            payloads,
-            context: ChildContext::Create(payloads.key_exchange().map(|ke| ke.method)),
-            nonce_i,
-            nonce_r: &nonce_r,
-            rekeys,
-        };
-        self.answer_child(id, &request)
-    }
-
-    /// The pair that the peer names by the SPI that it receives on.
-    pub(super) fn pair_by_peer_spi(&self, id: IkeSaId, spi: EspSpi) -> Option<ChildSaId> {
-        let peer = self.sas.get(&id)?.peer;
-        self.outbound
-            .range((spi, ChildSaId(0))..=(spi, ChildSaId(u64::MAX)))
-            .map(|(_, pair)| *pair)
-            .find(|pair| {
-                self.children
-                    .get(pair)
-                    .is_some_and(|child| child.peer == peer && child.ike.is_some())
-            })
-    }
-}
-
-/// The wait after a rekey that the peer refused.
-const REKEY_RETRY: Duration = Duration::from_secs(10);
-
-/// What a refusal of the peer means to people.
-fn refusal(kind: NotifyType) -> (Failure, String) {
-    match kind {
-        NotifyType::NO_PROPOSAL_CHOSEN => (
-            Failure::NoProposalChosen,
-            "the peer accepts none of the ESP proposals; compare both ends' suites".to_owned(),
-        ),
-        NotifyType::TS_UNACCEPTABLE => (
-            Failure::TrafficSelectors,
-            "the peer has no child with these traffic selectors; compare both ends' configurations"
-                .to_owned(),
-        ),
-        kind => (
-            Failure::Protocol,
-            format!("the peer refused the CHILD SA with {kind}"),
-        ),
     }
 }

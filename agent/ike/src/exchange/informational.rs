@@ -248,8 +248,11 @@ impl Endpoint {
         for pair in &held.waiting {
             self.held_for.remove(pair);
         }
-        let delete = (!held.spis.is_empty()).then(|| Payload::Delete(Delete::Esp(held.spis)));
-        let payloads: Vec<Payload> = delete.into_iter().collect();
+        let payloads = if held.spis.is_empty() {
+            Vec::new()
+        } else {
+            vec![Payload::Delete(Delete::Esp(held.spis))]
+        };
         self.respond(id, ExchangeType::INFORMATIONAL, held.number, &payloads);
         for pair in held.waiting {
             self.child_deleted(pair);

@@ -68,7 +68,7 @@ impl HalfOpenTable {
 
     /// Those of one peer.
     pub(crate) fn of_peer(&self, source: IpAddr, peer: PeerId) -> Vec<IkeSaId> {
-        if self.from_source(source) == 0 {
+        if self.count_of(source) == 0 {
             return Vec::new();
         }
         self.by_id
@@ -78,7 +78,7 @@ impl HalfOpenTable {
             .collect()
     }
 
-    fn from_source(&self, source: IpAddr) -> usize {
+    fn count_of(&self, source: IpAddr) -> usize {
         self.per_source.get(&source).copied().unwrap_or(0)
     }
 
@@ -122,7 +122,7 @@ impl Endpoint {
         if let Some(disposition) = self.ask_for_cookie(path, header, payloads) {
             return disposition;
         }
-        if self.half_open.from_source(source) >= self.config.limits.half_open_per_source {
+        if self.half_open.count_of(source) >= self.config.limits.half_open_per_source {
             return Disposition::Dropped(DropReason::HalfOpenLimit);
         }
         if !self.can_authenticate(peer) {
@@ -135,7 +135,7 @@ impl Endpoint {
     fn ask_for_cookie(&mut self, path: Path, header: &Header, payloads: &Payloads) -> Option<Disposition> {
         let source = path.remote.ip();
         let load = self.half_open.len() >= self.config.limits.cookie_threshold
-            || self.half_open.from_source(source) >= COOKIE_THRESHOLD_PER_SOURCE;
+            || self.half_open.count_of(source) >= COOKIE_THRESHOLD_PER_SOURCE;
         if !load {
             return None;
         }

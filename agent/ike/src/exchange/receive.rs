@@ -147,11 +147,11 @@ impl Endpoint {
         let payloads = payloads.unwrap_or_default();
         match in_flight.exchange {
             Exchange::Confirm(replaced) => self.confirmed(replaced),
-            Exchange::CreateChild(request) => self.child_response(id, *request, &payloads),
+            Exchange::CreateChild(request) => self.child_response(id, &request, &payloads),
             Exchange::DeleteChild(child) => self.child_deleted(child),
             Exchange::DeleteIke => self.ike_deleted(id),
             Exchange::DeleteUnused | Exchange::Liveness => {}
-            Exchange::RekeyIke(request) => self.ike_rekey_response(id, *request, &payloads),
+            Exchange::RekeyIke(request) => self.ike_rekey_response(id, &request, &payloads),
         }
         self.pump(id);
     }

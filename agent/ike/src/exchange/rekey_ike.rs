@@ -102,15 +102,15 @@ impl Endpoint {
     }
 
     /// The response to our rekey.
-    pub(super) fn ike_rekey_response(&mut self, id: IkeSaId, request: Request, payloads: &Payloads) {
+    pub(super) fn ike_rekey_response(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) {
         if let Some(error) = payloads.error_notify() {
             let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
-            self.ike_rekey_refused(id, &request, error.kind, wanted);
+            self.ike_rekey_refused(id, request, error.kind, wanted);
             return;
         }
-        let new = self.accept_ike_rekey(id, &request, payloads);
+        let new = self.accept_ike_rekey(id, request, payloads);
         let Some(new) = new else {
-            self.ike_rekey_refused(id, &request, NotifyType::INVALID_SYNTAX, None);
+            self.ike_rekey_refused(id, request, NotifyType::INVALID_SYNTAX, None);
             return;
         };
         if !self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {

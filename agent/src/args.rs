@@ -1,0 +1,138 @@
+//! The command line. Every flag says its unit, its default and why it exists.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The node agent of ipsecmesh.
+#[derive(Debug, Parser)]
+#[command(name = "ipsecmesh-agent", version, about)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the agent until SIGTERM; SAs and policies stay in the kernel afterwards.
+    Run(Box<RunArgs>),
+    /// Removes the SAs and policies of ipsecmesh from this host's kernel, and nothing else.
+    Flush(LogArgs),
+    /// Prints what this host can do for IPsec and what it lacks.
+    Probe(LogArgs),
+    /// Makes the running agent replace SAs now, without loss.
+    Rekey(RekeyArgs),
+    /// Prints the SAs and peers of the running agent as JSON, without keys.
+    Status(LocalArgs),
+}
+
+/// Flags of `run`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Name of the Node that this agent serves.
+    #[arg(long, env = "NODE_NAME")]
+    pub(crate) node_name: String,
+    /// Folder that survives a reboot: key, certificate, last policies, latches. Made with mode 0700.
+    #[arg(long, default_value = "/var/lib/ipsecmesh")]
+    pub(crate) state_dir: PathBuf,
+    /// Folder that does not survive a reboot. Made with mode 0700.
+    #[arg(long, default_value = "/run/ipsecmesh")]
+    pub(crate) run_dir: PathBuf,
+    /// Where /healthz, /readyz and /debug are served: an address of this host only.
+    #[arg(long, default_value = "127.0.0.1:9810")]
+    pub(crate) health_listen: SocketAddr,
+    /// Where /metrics is served.
+    #[arg(long, default_value = "0.0.0.0:9811")]
+    pub(crate) metrics_listen: SocketAddr,
+    /// Which implementation of the cryptographic primitives the IKE engine uses.
+    #[arg(long, value_enum, default_value_t = CryptoProvider::AwsLcRs)]
+    pub(crate) crypto_provider: CryptoProvider,
+    /// How the log looks.
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Which implementation of the cryptographic primitives the IKE engine uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CryptoProvider {
+    /// AWS-LC.
+    AwsLcRs,
+    /// The RustCrypto crates.
+    #[value(name = "rustcrypto")]
+    RustCrypto,
+}
+
+/// Flags of `rekey`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RekeyArgs {
+    /// Only the SAs with this node; all peers without it.
+    #[arg(long)]
+    pub(crate) peer: Option<String>,
+    /// The IKE SAs instead of the CHILD SAs.
+    #[arg(long)]
+    pub(crate) ike: bool,
+    /// Where the agent listens.
+    #[command(flatten)]
+    pub(crate) local: LocalArgs,
+}
+
+/// Where the running agent is asked.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LocalArgs {
+    /// Address of the running agent's health listener.
+    #[arg(long, default_value = "127.0.0.1:9810")]
+    pub(crate) health_listen: SocketAddr,
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct LogArgs {
+    /// `human` for a terminal, `json` for a collector. The level comes from RUST_LOG, `info` without it.
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Text for a terminal.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_needs_a_node_name_and_takes_the_documented_flags() {
+        let parsed = Cli::try_parse_from([
+            "ipsecmesh-agent",
+            "run",
+            "--node-name",
+            "node-a",
+            "--log-format",
+            "json",
+            "--crypto-provider",
+            "rustcrypto",
+        ])
+        .expect("valid flags");
+        let Command::Run(run) = parsed.command else {
+            panic!("run expected");
+        };
+        assert_eq!(run.node_name, "node-a");
+        assert_eq!(run.crypto_provider, CryptoProvider::RustCrypto);
+        assert_eq!(run.log.log_format, LogFormat::Json);
+        assert_eq!(run.health_listen.to_string(), "127.0.0.1:9810");
+    }
+}

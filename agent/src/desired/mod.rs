@@ -1,0 +1,269 @@
+//! From objects to the complete desired state of this node: pure, so that every rule has a table of cases.
+
+pub(crate) mod naming;
+pub(crate) mod pair;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipsecmesh_crds::phase::{Phase, transition_hash};
+use ipsecmesh_dataplane::{Policy, PolicyKey};
+use ipsecmesh_ike::{BootId, ChildId, PeerConfig, PeerId};
+
+use crate::desired::naming::Reqids;
+use crate::desired::pair::{Pair, PairPlan};
+use crate::model::{Overlay, OverlayEntry, Peer, Rollout, Start, Tunnel};
+use crate::persist::Latch;
+
+/// Up to this many peers a node starts all its SAs at once (decision 4).
+const EAGER_PEERS: usize = 256;
+
+/// What the desired state is computed from.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs<'a> {
+    /// All tunnels, in order of rank.
+    pub(crate) tunnels: &'a [Tunnel],
+    /// All other nodes of the directory.
+    pub(crate) peers: &'a [Peer],
+    /// Nodes and addresses that left the directory a short time ago.
+    pub(crate) departed: &'a [Departed],
+    /// This node in the directory.
+    pub(crate) own: &'a Peer,
+    /// Tunnels that were enforced here.
+    pub(crate) latch: &'a Latch,
+    /// Overlays of latched tunnels, for objects without status.
+    pub(crate) last_overlays: &'a BTreeMap<String, Vec<Overlay>>,
+    /// This node can prove who it is, and the directory holds its key.
+    pub(crate) own_ready: bool,
+}
+
+/// A node that left the directory, or an address that it had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Departed {
+    /// The node as it was, with the addresses that it has no more.
+    pub(crate) peer: Peer,
+    /// The node is still there under another address: its SAs stay until the new ones stand. Otherwise its traffic is
+    /// blocked where it was protected.
+    pub(crate) moved: bool,
+    /// End of this treatment, seconds since 1970.
+    pub(crate) until: u64,
+}
+
+/// The complete desired state of this node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Desired {
+    /// Counts the states that were computed.
+    pub(crate) revision: u64,
+    /// Policies by what names them in the kernel.
+    pub(crate) policies: BTreeMap<PolicyKey, Policy>,
+    /// Peers of the IKE engine.
+    pub(crate) peers: BTreeMap<PeerId, DesiredPeer>,
+    /// What each tunnel's echo waits for.
+    pub(crate) tunnels: Vec<TunnelGoal>,
+    /// The tunnel that each reqid belongs to.
+    pub(crate) reqids: BTreeMap<u32, String>,
+    /// Addresses of this node: they tell outbound SAs from inbound ones.
+    pub(crate) own_addresses: BTreeSet<IpAddr>,
+}
+
+/// A peer of the IKE engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DesiredPeer {
+    /// The Node's name.
+    pub(crate) node: String,
+    /// What the engine gets.
+    pub(crate) config: PeerConfig,
+    /// The boot that the directory knows.
+    pub(crate) boot: Option<BootId>,
+    /// Both ends can prove who they are. A peer that runs already is kept in any case.
+    pub(crate) startable: bool,
+    /// What the judgement of its certificate rests on; a change is worth another attempt.
+    pub(crate) trust: PeerTrust,
+}
+
+/// What the judgement of a peer's certificate rests on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PeerTrust {
+    /// UID of the Node.
+    pub(crate) uid: String,
+    /// Fingerprints of its keys.
+    pub(crate) keys: BTreeSet<String>,
+}
+
+/// What a tunnel's echo waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TunnelGoal {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its UID.
+    pub(crate) uid: String,
+    /// What is echoed.
+    pub(crate) rollout: Rollout,
+    /// Hash over the overrides that are applied.
+    pub(crate) transition: Option<String>,
+    /// The SAs of all pairs must stand (or have failed) before the echo.
+    pub(crate) needs_sas: bool,
+    /// Cleartext is refused in both directions from now on.
+    pub(crate) enforced: bool,
+    /// The latch is to be cleared.
+    pub(crate) releases: bool,
+    /// Its overlay, to be remembered with the latch.
+    pub(crate) overlays: Vec<Overlay>,
+    /// The other nodes with the SAs that they want.
+    pub(crate) members: BTreeMap<String, Vec<(PeerId, ChildId)>>,
+    /// Higher-ranked tunnels that took selectors of it away.
+    pub(crate) overridden_by: BTreeSet<String>,
+}
+
+/// Computes the desired state.
+pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
+    let views: Vec<TunnelView<'_>> =
+        inputs.tunnels.iter().filter_map(|tunnel| TunnelView::new(tunnel, inputs)).collect();
+    let reqids = Reqids::assign(views.iter().flat_map(TunnelView::reqid_names));
+    let mut state = Desired {
+        reqids: reqids.tunnels(),
+        own_addresses: inputs.own.addresses.iter().copied().collect(),
+        tunnels: views.iter().map(|view| view.goal(inputs)).collect(),
+        ..Desired::default()
+    };
+    for peer in inputs.peers {
+        for (local, remote) in address_pairs(inputs.own, peer) {
+            let pair = Pair { own: inputs.own, peer, local, remote };
+            state.absorb(peer, pair.plan(&views, &reqids), inputs, true);
+        }
+    }
+    for departed in inputs.departed {
+        for (local, remote) in address_pairs(inputs.own, &departed.peer) {
+            let pair = Pair { own: inputs.own, peer: &departed.peer, local, remote };
+            let mut plan = pair.plan(&views, &reqids);
+            if !departed.moved {
+                plan.config = None;
+                plan.keep_blocking_only();
+            }
+            state.absorb(&departed.peer, plan, inputs, false);
+        }
+    }
+    state
+}
+
+impl Desired {
+    /// Adds what one pair of addresses wants. What is there already wins: a node that is back over its departed self.
+    fn absorb(&mut self, peer: &Peer, plan: PairPlan, inputs: &Inputs<'_>, counted: bool) {
+        for policy in plan.policies {
+            self.policies.entry(policy.key).or_insert(policy);
+        }
+        for goal in &mut self.tunnels {
+            let Some(children) = plan.members.get(&goal.name) else {
+                continue;
+            };
+            if counted {
+                goal.members.entry(peer.node.clone()).or_default().extend(children);
+            }
+            goal.overridden_by.extend(plan.overridden.get(&goal.name).into_iter().flatten().cloned());
+        }
+        let Some(config) = plan.config else {
+            return;
+        };
+        self.peers.entry(config.id).or_insert_with(|| DesiredPeer {
+            node: peer.node.clone(),
+            config,
+            boot: peer.boot,
+            startable: inputs.own_ready && !peer.keys.is_empty(),
+            trust: PeerTrust {
+                uid: peer.uid.clone(),
+                keys: peer.keys.clone(),
+            },
+        });
+    }
+}
+
+/// One pair of addresses per family that both nodes have (decision 28).
+fn address_pairs(own: &Peer, peer: &Peer) -> Vec<(IpAddr, IpAddr)> {
+    let mut pairs = Vec::new();
+    for local in &own.addresses {
+        let first = own.address_like(*local) == Some(*local);
+        if let Some(remote) = peer.address_like(*local)
+            && first
+        {
+            pairs.push((*local, remote));
+        }
+    }
+    pairs
+}
+
+/// A tunnel that this node takes part in, with the phase that it really applies.
+#[derive(Clone, Debug)]
+pub(crate) struct TunnelView<'a> {
+    /// The tunnel.
+    pub(crate) tunnel: &'a Tunnel,
+    /// The tunnel's phase as applied: never weaker than the latch allows.
+    pub(crate) phase: Phase,
+    /// Its overlay entries.
+    pub(crate) overlay: Vec<OverlayEntry>,
+    /// SAs are started without traffic.
+    pub(crate) eager: bool,
+}
+
+impl<'a> TunnelView<'a> {
+    fn new(tunnel: &'a Tunnel, inputs: &Inputs<'_>) -> Option<Self> {
+        inputs.own.membership(&tunnel.name)?;
+        let latched = tunnel.block && inputs.latch.enforced.contains(&tunnel.uid);
+        let phase = match tunnel.rollout.map(|rollout| rollout.phase) {
+            None | Some(Phase::Permissive | Phase::Encrypting) if latched => Phase::Enforcing,
+            Some(phase) => phase,
+            // Not accepted by the controller, and never enforced here.
+            None => return None,
+        };
+        let remembered = inputs.last_overlays.get(&tunnel.uid).filter(|_| latched && tunnel.overlay.is_empty());
+        let overlay = match remembered {
+            Some(last) => last.iter().map(|overlay| OverlayEntry { overlay: *overlay, phase: None }).collect(),
+            None => tunnel.overlay.clone(),
+        };
+        let members = inputs.peers.iter().filter(|peer| peer.membership(&tunnel.name).is_some()).count();
+        let eager = match tunnel.start {
+            Start::Auto => members <= EAGER_PEERS,
+            Start::Eager => true,
+            Start::OnDemand => false,
+        };
+        Some(Self { tunnel, phase, overlay, eager })
+    }
+
+    /// The names under which its SAs get reqids: one per protocol, since each protocol has SAs of its own.
+    fn reqid_names(&self) -> Vec<(String, u8)> {
+        let protocols: BTreeSet<u8> = self.overlay.iter().map(|entry| entry.overlay.protocol).collect();
+        protocols.into_iter().map(|protocol| (self.tunnel.name.clone(), protocol)).collect()
+    }
+
+    fn goal(&self, inputs: &Inputs<'_>) -> TunnelGoal {
+        // What is echoed is what was asked for, also where the latch holds more: the controller moves on by it.
+        let asked = self.tunnel.rollout.unwrap_or(Rollout { generation: 0, phase: self.phase });
+        let releases = matches!(self.phase, Phase::Releasing | Phase::Removing) || !self.tunnel.block;
+        TunnelGoal {
+            name: self.tunnel.name.clone(),
+            uid: self.tunnel.uid.clone(),
+            rollout: asked,
+            transition: self.transition(inputs),
+            needs_sas: self.eager && asked.phase == Phase::Permissive,
+            enforced: self.phase == Phase::Enforcing,
+            releases,
+            overlays: self.overlay.iter().map(|entry| entry.overlay).collect(),
+            members: BTreeMap::new(),
+            overridden_by: BTreeSet::new(),
+        }
+    }
+
+    /// Hash over the overrides of members and overlay entries that this node applies.
+    fn transition(&self, inputs: &Inputs<'_>) -> Option<String> {
+        let nodes = std::iter::once(inputs.own).chain(inputs.peers).filter_map(|peer| {
+            let phase = peer.membership(&self.tunnel.name)?.phase?;
+            Some((peer.node.clone(), phase))
+        });
+        let entries = self.overlay.iter().filter_map(|entry| {
+            Some((entry.overlay.protocol, entry.overlay.port, entry.phase?))
+        });
+        transition_hash(nodes.collect(), entries.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! What one pair of addresses wants: policies in both directions, and one peer with its children.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands};
+use ipsecmesh_dataplane::{
+    Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector,
+};
+use ipsecmesh_ike::{
+    ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, PeerId, TrafficSelector,
+};
+
+use crate::desired::naming::{Reqids, peer_id, starts};
+use crate::desired::TunnelView;
+use crate::model::{Membership, OverlayEntry, Peer};
+
+/// How long the node that does not start waits before it starts itself (decision 5).
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Two nodes at one address each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair<'a> {
+    /// This node.
+    pub(crate) own: &'a Peer,
+    /// The other node.
+    pub(crate) peer: &'a Peer,
+    /// This node's address.
+    pub(crate) local: IpAddr,
+    /// The other node's address.
+    pub(crate) remote: IpAddr,
+}
+
+/// What a pair wants.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PairPlan {
+    /// Policies, one per direction and selector.
+    pub(crate) policies: Vec<Policy>,
+    /// The peer of the engine, when any tunnel wants SAs.
+    pub(crate) config: Option<PeerConfig>,
+    /// Children by tunnel.
+    pub(crate) members: BTreeMap<String, Vec<(PeerId, ChildId)>>,
+    /// By tunnel, the higher-ranked tunnels that took selectors of it away.
+    pub(crate) overridden: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl PairPlan {
+    /// What is left for a node that is gone: required policies without SAs block, the rest says nothing about a host
+    /// that may get its addresses next.
+    pub(crate) fn keep_blocking_only(&mut self) {
+        self.policies.retain(|policy| match policy.action {
+            PolicyAction::Protect { demand, .. } => demand == Demand::Required,
+            PolicyAction::Bypass | PolicyAction::Discard => true,
+        });
+    }
+}
+
+impl Pair<'_> {
+    /// Goes through the tunnels in order of rank: the first one that wants a selector has it (decision 16).
+    pub(crate) fn plan(&self, views: &[TunnelView<'_>], reqids: &Reqids) -> PairPlan {
+        let mut taken: BTreeMap<PolicyKey, (Policy, &str)> = BTreeMap::new();
+        let mut plan = PairPlan::default();
+        let mut children = Vec::new();
+        let mut leader: Option<&TunnelView<'_>> = None;
+        let id = peer_id(&self.peer.uid, self.local, self.remote);
+        for view in views {
+            let Some(phases) = self.phases(view) else {
+                continue;
+            };
+            let name = view.tunnel.name.as_str();
+            let mut ids = Vec::new();
+            for protocol in protocols(&view.overlay) {
+                let Some(reqid) = reqids.of(name, protocol) else {
+                    continue;
+                };
+                let mut wants_sa = false;
+                for entry in view.overlay.iter().filter(|entry| entry.overlay.protocol == protocol) {
+                    let demands = with_entry(phases, entry);
+                    for policy in self.policies(view, entry, demands, reqid) {
+                        match taken.entry(policy.key) {
+                            std::collections::btree_map::Entry::Vacant(vacant) => {
+                                vacant.insert((policy, name));
+                                wants_sa = true;
+                            }
+                            std::collections::btree_map::Entry::Occupied(winner) => {
+                                let winners = plan.overridden.entry(name.to_owned()).or_default();
+                                winners.insert(winner.get().1.to_owned());
+                            }
+                        }
+                    }
+                }
+                if wants_sa {
+                    let child = self.child(view, protocol, reqid);
+                    ids.push((id, child.id));
+                    children.push(child);
+                    leader = leader.or(Some(view));
+                }
+            }
+            plan.members.insert(name.to_owned(), ids);
+        }
+        plan.config = leader.map(|view| self.config(id, view, views, children));
+        plan.policies = taken.into_values().map(|(policy, _)| policy).collect();
+        let blocks_errors = plan.policies.iter().any(demands_outbound);
+        plan.policies.extend(blocks_errors.then(|| self.icmp_errors()));
+        plan
+    }
+
+    /// The demands of the tunnel and of both members, weakest first; `None` when the two are no pair of this tunnel.
+    fn phases(&self, view: &TunnelView<'_>) -> Option<Demands> {
+        let own = self.own.membership(&view.tunnel.name)?;
+        let peer = self.peer.membership(&view.tunnel.name)?;
+        let paired = |a: &Membership, b: &Membership| a.local && b.remote;
+        if !paired(own, peer) && !paired(peer, own) {
+            return None;
+        }
+        let overrides = [own.phase, peer.phase].into_iter().flatten();
+        Some(overrides.fold(view.phase.demands(), |demands, phase| demands.weakest(phase.demands())))
+    }
+
+    fn policies(
+        &self,
+        view: &TunnelView<'_>,
+        entry: &OverlayEntry,
+        demands: Demands,
+        reqid: u32,
+    ) -> impl Iterator<Item = Policy> {
+        let sides = [
+            (Direction::Inbound, self.remote, self.local, demands.inbound),
+            (Direction::Outbound, self.local, self.remote, demands.outbound),
+        ];
+        let tunnel = view.tunnel.mode == Mode::Tunnel;
+        let rank = view.tunnel.policy_rank + u16::from(entry.overlay.port.is_none());
+        let overlay = entry.overlay;
+        sides.into_iter().filter_map(move |(direction, source, destination, demand)| {
+            let demand = match demand {
+                PhaseDemand::None => return None,
+                PhaseDemand::Optional => Demand::Optional,
+                PhaseDemand::Required => Demand::Required,
+            };
+            Some(Policy {
+                key: PolicyKey {
+                    direction,
+                    selector: Selector {
+                        source: host(source),
+                        destination: host(destination),
+                        protocol: overlay.protocol,
+                        source_port: None,
+                        // The overlay's port is the destination in both directions.
+                        destination_port: overlay.port,
+                    },
+                },
+                action: PolicyAction::Protect { demand, reqid, tunnel, source, destination },
+                rank,
+            })
+        })
+    }
+
+    /// Errors about decrypted packets quote them: none leaves in clear (decision 30).
+    fn icmp_errors(&self) -> Policy {
+        // Destination unreachable, port unreachable: RFC 792, RFC 4443 §3.1.
+        let (protocol, kind, code) = if self.local.is_ipv4() { (1, 3, 3) } else { (58, 1, 4) };
+        Policy {
+            key: PolicyKey {
+                direction: Direction::Outbound,
+                selector: Selector {
+                    source: host(self.local),
+                    destination: host(self.remote),
+                    protocol,
+                    source_port: Some(kind),
+                    destination_port: Some(code),
+                },
+            },
+            action: PolicyAction::Discard,
+            rank: 0,
+        }
+    }
+
+    /// One CHILD SA per tunnel and protocol: any port, since the overlay's port is the destination in both directions
+    /// and one SA cannot say that (decision 18).
+    fn child(&self, view: &TunnelView<'_>, protocol: u8, reqid: u32) -> ChildConfig {
+        let tunnel = view.tunnel;
+        let selector = |address| TrafficSelector {
+            protocol,
+            first_port: 0,
+            last_port: u16::MAX,
+            first_address: address,
+            last_address: address,
+        };
+        ChildConfig {
+            id: ChildId(reqid & 0xffff),
+            mode: tunnel.mode,
+            proposals: tunnel.child_proposals.clone(),
+            local_selectors: vec![selector(self.local)],
+            remote_selectors: vec![selector(self.remote)],
+            lifetime: tunnel.lifetime,
+            rekey_margin_percent: tunnel.rekey_margin_percent,
+            esn: tunnel.esn,
+            replay_window: tunnel.replay_window,
+            reqid,
+        }
+    }
+
+    /// The IKE SA follows the highest-ranked tunnel: a responder cannot tell tunnels apart at IKE_SA_INIT.
+    fn config(
+        &self,
+        id: PeerId,
+        leader: &TunnelView<'_>,
+        views: &[TunnelView<'_>],
+        children: Vec<ChildConfig>,
+    ) -> PeerConfig {
+        let eager = views.iter().any(|view| view.eager && self.phases(view).is_some());
+        let initiation = match (eager, starts(&self.own.uid, &self.peer.uid)) {
+            (false, _) => Initiation::OnDemand,
+            (true, true) => Initiation::Eager,
+            (true, false) => Initiation::EagerAfter { grace: GRACE },
+        };
+        PeerConfig {
+            id,
+            local_address: self.local,
+            remote_address: self.remote,
+            local_identity: Identity::Fqdn(self.own.identity.clone()),
+            remote_identity: Identity::Fqdn(self.peer.identity.clone()),
+            auth: PeerAuth::Certificate,
+            ike_proposals: leader.tunnel.ike_proposals.clone(),
+            ike_lifetime: leader.tunnel.ike_lifetime,
+            liveness: leader.tunnel.liveness,
+            initiation,
+            encapsulation: leader.tunnel.encapsulation,
+            children,
+        }
+    }
+}
+
+fn protocols(overlay: &[OverlayEntry]) -> BTreeSet<u8> {
+    overlay.iter().map(|entry| entry.overlay.protocol).collect()
+}
+
+fn with_entry(demands: Demands, entry: &OverlayEntry) -> Demands {
+    entry.phase.map_or(demands, |phase| demands.weakest(phase.demands()))
+}
+
+fn demands_outbound(policy: &Policy) -> bool {
+    policy.key.direction == Direction::Outbound
+        && matches!(policy.action, PolicyAction::Protect { demand: Demand::Required, .. })
+}
+
+fn host(address: IpAddr) -> Prefix {
+    Prefix {
+        address,
+        length: if address.is_ipv4() { 32 } else { 128 },
+    }
+}

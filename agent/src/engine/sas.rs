@@ -1,0 +1,112 @@
+//! The SAs that this process installed, with the counters that were last seen.
+
+use std::collections::BTreeMap;
+
+use ipsecmesh_ike::{ChildId, EffectAction, EspSpi, PeerId, SaName};
+
+/// One half of a CHILD SA of ours in the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SaRecord {
+    /// Towards this host.
+    pub(crate) inbound: bool,
+    /// The peer that it belongs to.
+    pub(crate) peer: PeerId,
+    /// The child that it belongs to.
+    pub(crate) child: ChildId,
+    /// Its reqid.
+    pub(crate) reqid: u32,
+    /// Bytes when last seen.
+    pub(crate) bytes: u64,
+    /// Packets when last seen.
+    pub(crate) packets: u64,
+    /// A snapshot has shown it: from then on its absence means that it is gone.
+    pub(crate) seen: bool,
+}
+
+/// What an effect will do to the table when the data plane has done it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    /// The SA stands.
+    Add(SaName, SaRecord),
+    /// The SA is gone.
+    Remove(SaName),
+}
+
+impl Change {
+    /// Read before the effect is given away.
+    pub(crate) fn of(action: &EffectAction) -> Self {
+        let (spec, inbound) = match action {
+            EffectAction::InstallInbound(spec) => (spec, true),
+            EffectAction::InstallOutbound(spec) => (spec, false),
+            EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => return Self::Remove(*name),
+        };
+        let record = SaRecord {
+            inbound,
+            peer: spec.peer,
+            child: spec.child,
+            reqid: spec.reqid,
+            bytes: 0,
+            packets: 0,
+            seen: false,
+        };
+        Self::Add(spec.name, record)
+    }
+}
+
+/// The table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sas(BTreeMap<SaKey, SaRecord>);
+
+/// Destination, SPI, source: what the kernel looks SAs up by, in an order that a map can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SaKey {
+    destination: std::net::IpAddr,
+    spi: EspSpi,
+    source: std::net::IpAddr,
+}
+
+impl From<SaName> for SaKey {
+    fn from(name: SaName) -> Self {
+        Self { destination: name.destination, spi: name.spi, source: name.source }
+    }
+}
+
+impl From<SaKey> for SaName {
+    fn from(key: SaKey) -> Self {
+        Self { spi: key.spi, source: key.source, destination: key.destination }
+    }
+}
+
+impl Sas {
+    /// Carries out a change.
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Add(name, record) => {
+                self.0.insert(name.into(), record);
+            }
+            Change::Remove(name) => {
+                self.0.remove(&name.into());
+            }
+        }
+    }
+
+    /// One SA.
+    pub(crate) fn find(&mut self, name: SaName) -> Option<&mut SaRecord> {
+        self.0.get_mut(&name.into())
+    }
+
+    /// Whether it is one of ours.
+    pub(crate) fn contains(&self, name: SaName) -> bool {
+        self.0.contains_key(&name.into())
+    }
+
+    /// All SAs.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SaName, &SaRecord)> {
+        self.0.iter().map(|(key, record)| ((*key).into(), record))
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}

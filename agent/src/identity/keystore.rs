@@ -1,0 +1,239 @@
+//! The node's key and certificate on disk: one file, so that a key never stands beside another key's certificate.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
+
+use crate::identity::leaf::{Leaf, hex};
+use crate::persist::{private_folder, write_private};
+
+const CURRENT: &str = "node.pem";
+const PENDING: &str = "pending.key";
+const GENERATION: &str = "certificateGeneration: ";
+
+/// A certificate of this node with its key.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeCertificate {
+    /// The private key. Its `Debug` output shows the public half only.
+    pub(crate) key: Arc<KeyPair>,
+    /// Leaf first, without the trust anchor.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// The leaf, parsed.
+    pub(crate) leaf: Leaf,
+    /// `IPsecNode.spec.certificateGeneration` that it was requested under.
+    pub(crate) generation: i64,
+}
+
+/// The folder with the node's key.
+#[derive(Clone, Debug)]
+pub(crate) struct Keystore {
+    folder: PathBuf,
+}
+
+/// A file of the keystore cannot be used. Never holds the file's content.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeystoreError {
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The content is not what this agent writes.
+    #[error("{path}: {reason}; the agent makes a new key")]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl NodeCertificate {
+    /// Joins a key and the chain that was issued for it; refuses a certificate for another key.
+    pub(crate) fn new(
+        key: Arc<KeyPair>,
+        chain: Vec<CertificateDer<'static>>,
+        generation: i64,
+    ) -> Result<Self, String> {
+        let first = chain.first().ok_or("no certificate")?;
+        let leaf = Leaf::parse(first).map_err(|e| e.to_string())?;
+        if leaf.spki != public_key(&key) {
+            return Err("the certificate is for another key".to_owned());
+        }
+        Ok(Self {
+            key,
+            chain,
+            leaf,
+            generation,
+        })
+    }
+}
+
+impl Keystore {
+    /// Opens the folder, making it with mode 0700 where it does not exist.
+    pub(crate) fn open(folder: PathBuf) -> Result<Self, KeystoreError> {
+        match private_folder(&folder) {
+            Ok(()) => Ok(Self { folder }),
+            Err(source) => Err(KeystoreError::Io { path: folder, source }),
+        }
+    }
+
+    /// The certificate in use, if there is one.
+    pub(crate) fn load(&self) -> Result<Option<NodeCertificate>, KeystoreError> {
+        let path = self.folder.join(CURRENT);
+        let Some(text) = read(&path)? else {
+            return Ok(None);
+        };
+        let content = |reason: String| KeystoreError::Content {
+            path: path.clone(),
+            reason,
+        };
+        let key = parse_key(&text).map_err(content)?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|e| content(e.to_string()))?;
+        let generation = text
+            .lines()
+            .find_map(|line| line.strip_prefix(GENERATION)?.parse().ok())
+            .unwrap_or_default();
+        NodeCertificate::new(Arc::new(key), chain, generation).map(Some).map_err(content)
+    }
+
+    /// Makes `certificate` the one in use; the pending key is done with.
+    pub(crate) fn store(&self, certificate: &NodeCertificate) -> Result<(), KeystoreError> {
+        let mut text = Zeroizing::new(format!("{GENERATION}{}\n", certificate.generation));
+        text.push_str(&Zeroizing::new(certificate.key.serialize_pem()));
+        for der in &certificate.chain {
+            text.push_str(&pem("CERTIFICATE", der));
+        }
+        self.write(CURRENT, text.as_bytes())?;
+        self.discard_pending()
+    }
+
+    /// The key of the request that is under way; made now where none is.
+    pub(crate) fn pending_key(&self) -> Result<KeyPair, KeystoreError> {
+        let path = self.folder.join(PENDING);
+        if let Some(text) = read(&path)?
+            && let Ok(key) = parse_key(&text)
+        {
+            return Ok(key);
+        }
+        let key =
+            KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| KeystoreError::Content {
+                path,
+                reason: format!("no key could be made: {e}"),
+            })?;
+        self.write(PENDING, Zeroizing::new(key.serialize_pem()).as_bytes())?;
+        Ok(key)
+    }
+
+    /// Forgets the key of a request that was refused.
+    pub(crate) fn discard_pending(&self) -> Result<(), KeystoreError> {
+        let path = self.folder.join(PENDING);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(KeystoreError::Io { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> Result<(), KeystoreError> {
+        let path = self.folder.join(name);
+        write_private(&path, content).map_err(|source| KeystoreError::Io { path, source })
+    }
+}
+
+/// SubjectPublicKeyInfo of `key` in DER.
+pub(crate) fn public_key(key: &KeyPair) -> Vec<u8> {
+    use rcgen::PublicKeyData as _;
+    key.subject_public_key_info()
+}
+
+/// A name for the request of this key: the same key asks under the same name after a restart.
+pub(crate) fn request_name(node: &str, key: &KeyPair) -> String {
+    use sha2::Digest as _;
+    let digest = hex(&sha2::Sha256::digest(public_key(key)));
+    let node: String = node.chars().take(200).collect();
+    format!("ipsecmesh-{node}-{}", digest.get(..16).unwrap_or_default())
+}
+
+fn read(path: &PathBuf) -> Result<Option<Zeroizing<String>>, KeystoreError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(Zeroizing::new(text))),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(KeystoreError::Io {
+            path: path.clone(),
+            source,
+        }),
+    }
+}
+
+fn parse_key(text: &str) -> Result<KeyPair, String> {
+    let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| "holds no private key".to_owned())?;
+    KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
+        .map_err(|_| "the private key is not one for ECDSA on P-256".to_owned())
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    x509_cert::der::pem::encode_string(label, x509_cert::der::pem::LineEnding::LF, der).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rcgen::CertificateParams;
+
+    use super::*;
+
+    #[test]
+    fn key_and_certificate_survive_a_restart_and_are_private() {
+        let folder = tempfile::tempdir().expect("folder");
+        let state = folder.path().join("state");
+        let store = Keystore::open(state.clone()).expect("opened");
+        assert!(store.load().expect("readable").is_none());
+
+        let key = Arc::new(store.pending_key().expect("key"));
+        let again = store.pending_key().expect("same key");
+        assert_eq!(public_key(&key), public_key(&again));
+
+        let der = CertificateParams::default().self_signed(&*key).expect("certificate").der().clone();
+        let certificate = NodeCertificate::new(key, vec![der.clone()], 7).expect("matching");
+        store.store(&certificate).expect("stored");
+        let loaded = store.load().expect("readable").expect("there");
+        assert_eq!(loaded.chain, vec![der]);
+        assert_eq!(loaded.generation, 7);
+        assert_eq!(loaded.leaf, certificate.leaf);
+        assert!(!state.join(PENDING).exists());
+
+        let mode = |path: &std::path::Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&state), 0o700);
+        assert_eq!(mode(&state.join(CURRENT)), 0o600);
+    }
+
+    #[test]
+    fn a_certificate_for_another_key_is_refused() {
+        let key = KeyPair::generate().expect("key");
+        let other = KeyPair::generate().expect("key");
+        let der = CertificateParams::default().self_signed(&other).expect("certificate").der().clone();
+        let error = NodeCertificate::new(Arc::new(key), vec![der], 0).expect_err("another key");
+        assert_eq!(error, "the certificate is for another key");
+    }
+
+    #[test]
+    fn a_broken_file_is_named_without_its_content() {
+        let folder = tempfile::tempdir().expect("folder");
+        let store = Keystore::open(folder.path().to_owned()).expect("opened");
+        fs::write(folder.path().join(CURRENT), "secret").expect("written");
+        let text = store.load().expect_err("broken").to_string();
+        assert!(text.contains(CURRENT) && !text.contains("secret"), "{text}");
+    }
+}

@@ -1,0 +1,75 @@
+//! The trust anchors of an authority, parsed once from its PEM bundle.
+
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use sha1::{Digest as _, Sha1};
+use std::time::Duration;
+use x509_cert::der::{Decode as _, Encode as _};
+
+use crate::identity::leaf::fingerprint;
+
+/// id-kp-ipsecIKE (RFC 4945 §5.1.3.12): 1.3.6.1.5.5.7.3.17.
+const EKU_IPSEC_IKE: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x11];
+
+/// Trust anchors in the form that each user needs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TrustBundle {
+    anchors: Vec<TrustAnchor<'static>>,
+    fingerprints: Vec<String>,
+    key_hashes: Vec<[u8; 20]>,
+}
+
+/// The bundle cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the authority's bundle {0}")]
+pub(crate) struct BundleError(String);
+
+impl TrustBundle {
+    /// Parses the certificates in `pem`.
+    pub(crate) fn parse(pem: &str) -> Result<Self, BundleError> {
+        let mut bundle = Self::default();
+        for (number, item) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+            let at = |reason: &dyn std::fmt::Display| {
+                BundleError(format!("has a certificate (number {}) that does not parse: {reason}", number + 1))
+            };
+            let der = item.map_err(|e| at(&e))?;
+            let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|e| at(&e))?.to_owned();
+            let spki = x509_cert::Certificate::from_der(&der)
+                .and_then(|parsed| parsed.tbs_certificate().subject_public_key_info().to_der())
+                .map_err(|e| at(&e))?;
+            bundle.anchors.push(anchor);
+            bundle.fingerprints.push(fingerprint(&der));
+            bundle.key_hashes.push(Sha1::digest(&spki).into());
+        }
+        if bundle.anchors.is_empty() {
+            return Err(BundleError("holds no certificate".to_owned()));
+        }
+        Ok(bundle)
+    }
+
+    /// SHA-1 of each anchor's SubjectPublicKeyInfo (RFC 7296 §3.7).
+    pub(crate) fn key_hashes(&self) -> &[[u8; 20]] {
+        &self.key_hashes
+    }
+
+    /// Checks that `chain` (leaf first) leads to an anchor, is valid at `at` and is meant for IKE; names the anchor by
+    /// its fingerprint.
+    pub(crate) fn check_chain(&self, chain: &[CertificateDer<'_>], at: u64) -> Result<&str, webpki::Error> {
+        let (leaf, intermediates) = chain.split_first().ok_or(webpki::Error::UnknownIssuer)?;
+        let path = webpki::EndEntityCert::try_from(leaf)?;
+        let verified = path.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &self.anchors,
+            intermediates,
+            UnixTime::since_unix_epoch(Duration::from_secs(at)),
+            webpki::KeyUsage::required(EKU_IPSEC_IKE),
+            None,
+            None,
+        )?;
+        let position = self.anchors.iter().position(|anchor| anchor == verified.anchor());
+        position
+            .and_then(|index| self.fingerprints.get(index))
+            .map(String::as_str)
+            .ok_or(webpki::Error::UnknownIssuer)
+    }
+}

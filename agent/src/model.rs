@@ -1,0 +1,165 @@
+//! The objects of the API as the agent works with them: parsed once, so that nothing behind this point can meet a bad
+//! address, an unknown algorithm or a missing default. [`crate::source::convert`] makes them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipsecmesh_crds::phase::Phase;
+use ipsecmesh_ike::{
+    BootId, ChildProposal, Encapsulation, IkeProposal, Lifetime, Liveness, Mode,
+};
+use serde::{Deserialize, Serialize};
+
+/// One encapsulation that carries pod traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Overlay {
+    /// IP protocol.
+    pub(crate) protocol: u8,
+    /// Destination port, for protocols that have ports.
+    pub(crate) port: Option<u16>,
+}
+
+/// One entry of `IPsecTunnel.status.effectiveOverlay`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OverlayEntry {
+    /// What is selected.
+    pub(crate) overlay: Overlay,
+    /// Its own phase while an edit adds or removes it.
+    pub(crate) phase: Option<Phase>,
+}
+
+/// `IPsecTunnel.status.rollout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rollout {
+    /// Counts the runs through the phases.
+    pub(crate) generation: i64,
+    /// Where the tunnel stands.
+    pub(crate) phase: Phase,
+}
+
+/// Who starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Eager in small meshes, on demand in large ones (decision 4).
+    Auto,
+    /// At programming time.
+    Eager,
+    /// When traffic comes.
+    OnDemand,
+}
+
+/// A tunnel between nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tunnel {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its UID: a tunnel made anew under the same name is another one.
+    pub(crate) uid: String,
+    /// Its place in the order of overlaps: 0 is the highest rank.
+    pub(crate) order: usize,
+    /// Rank of its policies before the width of the selector counts: 0 wins.
+    pub(crate) policy_rank: u16,
+    /// Nothing of it is changed.
+    pub(crate) suspended: bool,
+    /// Where it stands, once the controller has accepted it.
+    pub(crate) rollout: Option<Rollout>,
+    /// What is selected between two nodes.
+    pub(crate) overlay: Vec<OverlayEntry>,
+    /// Cleartext is never an alternative.
+    pub(crate) block: bool,
+    /// Transport or tunnel.
+    pub(crate) mode: Mode,
+    /// Who starts.
+    pub(crate) start: Start,
+    /// ESP in UDP.
+    pub(crate) encapsulation: Encapsulation,
+    /// Proposals of the IKE SA.
+    pub(crate) ike_proposals: Vec<IkeProposal>,
+    /// Lifetime of the IKE SA.
+    pub(crate) ike_lifetime: Duration,
+    /// Liveness checks.
+    pub(crate) liveness: Liveness,
+    /// Proposals of the CHILD SA.
+    pub(crate) child_proposals: Vec<ChildProposal>,
+    /// Hard limits of a CHILD SA.
+    pub(crate) lifetime: Lifetime,
+    /// Distance of the soft limits.
+    pub(crate) rekey_margin_percent: u8,
+    /// Extended sequence numbers.
+    pub(crate) esn: bool,
+    /// Anti-replay window.
+    pub(crate) replay_window: u32,
+}
+
+/// A node's part in a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    /// The tunnel's name.
+    pub(crate) tunnel: String,
+    /// The node is in the local set.
+    pub(crate) local: bool,
+    /// The node is in the remote set.
+    pub(crate) remote: bool,
+    /// Its own phase while an edit adds or removes it.
+    pub(crate) phase: Option<Phase>,
+}
+
+/// A node in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// The Node's name.
+    pub(crate) node: String,
+    /// The Node's UID.
+    pub(crate) uid: String,
+    /// The boot that it runs under.
+    pub(crate) boot: Option<BootId>,
+    /// Its IKE identity.
+    pub(crate) identity: String,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Fingerprints of its keys.
+    pub(crate) keys: BTreeSet<String>,
+    /// Its part in tunnels.
+    pub(crate) memberships: Vec<Membership>,
+}
+
+impl Peer {
+    /// Its part in `tunnel`.
+    pub(crate) fn membership(&self, tunnel: &str) -> Option<&Membership> {
+        self.memberships.iter().find(|membership| membership.tunnel == tunnel)
+    }
+
+    /// Its first address of the family of `like`: one address per family takes part (decision 28).
+    pub(crate) fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
+    }
+}
+
+/// The authority as far as this node needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Authority {
+    /// Its name.
+    pub(crate) name: String,
+    /// Trust domain of the SPIFFE URIs.
+    pub(crate) trust_domain: String,
+    /// Lifetime of node certificates.
+    pub(crate) lifetime: Duration,
+    /// Share of the lifetime after which a certificate is renewed.
+    pub(crate) renew_at_percent: u64,
+    /// Trust anchors in PEM.
+    pub(crate) bundle: String,
+    /// Hash of the bundle, as the status has it.
+    pub(crate) bundle_hash: Option<String>,
+}
+
+/// This node's own object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnNode {
+    /// Its UID as an object, for Events.
+    pub(crate) object_uid: String,
+    /// Generation of its spec.
+    pub(crate) generation: i64,
+    /// Raised when the certificate is to be renewed.
+    pub(crate) certificate_generation: i64,
+}

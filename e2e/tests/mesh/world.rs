@@ -1,0 +1,172 @@
+//! The cluster that the trials share, and the steps that bring it to where a trial starts.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ipsecmesh_e2e::{
+    error::{Error, Result},
+    lab::{Lab, LabOptions, product},
+    node_channel::Output,
+    report::{self, Progress},
+};
+
+/// Nodes of the cluster.
+pub(crate) const NODES: [&str; 3] = ["worker-1", "worker-2", "worker-3"];
+/// A first reaction of the machinery.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// A rollout with all its phases, on a busy machine.
+pub(crate) const ROLLOUT: Duration = Duration::from_secs(60);
+
+/// The cluster, booted when the first trial asks for it.
+#[derive(Default)]
+pub(crate) struct World {
+    lab: Mutex<Option<Arc<Lab>>>,
+    table: Mutex<Vec<(String, String)>>,
+}
+
+impl World {
+    /// Runs a trial and keeps its evidence and duration for the table.
+    pub(crate) fn run(&self, name: &str, check: crate::Check) -> Result<()> {
+        let start = Instant::now();
+        let outcome = check(self);
+        let took = start.elapsed().as_secs_f64();
+        let evidence = match &outcome {
+            Ok(evidence) => evidence.clone(),
+            Err(_) => "FAILED".to_owned(),
+        };
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.push((name.to_owned(), format!("{took:6.1} s  {evidence}")));
+        outcome
+    }
+
+    /// Shows what was seen, and removes the cluster.
+    pub(crate) fn end(&self) {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        report::table("What the trials saw", &table);
+        if let Some(lab) = self.lab.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && let Err(error) = lab.stop()
+        {
+            report::fail("removing the lab", &error);
+        }
+    }
+
+    /// The booted cluster.
+    pub(crate) fn lab(&self) -> Result<Arc<Lab>> {
+        let mut lab = self.lab.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lab) = lab.as_ref() {
+            return Ok(lab.clone());
+        }
+        let booted = Lab::start(&LabOptions::new("test", 3), &Progress::quiet())?;
+        *lab = Some(booted.clone());
+        Ok(booted)
+    }
+
+    /// A pod on every node.
+    pub(crate) fn pods(&self) -> Result<Pods> {
+        let lab = self.lab()?;
+        let addresses = NODES
+            .iter()
+            .enumerate()
+            .map(|(at, node)| {
+                let name = pod_name(at);
+                lab.kubectl()
+                    .value(&["pod", &name], "{.status.podIP}")
+                    .or_else(|_| lab.start_traffic_pod(&name, node, POD_ARGUMENTS))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Pods { lab, addresses })
+    }
+
+    /// A cluster with our definitions.
+    pub(crate) fn definitions(&self) -> Result<Arc<Lab>> {
+        let lab = self.lab()?;
+        if lab
+            .kubectl()
+            .run(&["get", "crd", "ipsectunnels.ipsecmesh.io"])
+            .is_err()
+        {
+            lab.install_definitions()?;
+        }
+        Ok(lab)
+    }
+
+    /// A cluster with the product installed and Ready.
+    pub(crate) fn product(&self) -> Result<Arc<Lab>> {
+        let lab = self.definitions()?;
+        let installed = lab
+            .helm()
+            .run(&["status", product::RELEASE, "-n", product::NAMESPACE])
+            .is_ok();
+        if !installed {
+            lab.helm_chart("install", &[])?;
+        }
+        lab.wait_for_product()?;
+        Ok(lab)
+    }
+}
+
+/// What a pod of the trials does while nothing is asked of it.
+const POD_ARGUMENTS: &[&str] = &["serve"];
+
+fn pod_name(at: usize) -> String {
+    format!("trial-{}", at + 1)
+}
+
+/// The trials' pods, one per node.
+pub(crate) struct Pods {
+    lab: Arc<Lab>,
+    addresses: Vec<String>,
+}
+
+impl Pods {
+    /// Pings from one pod to another, `count` times, with a text as payload; all must come back.
+    pub(crate) fn ping(&self, from: usize, to: usize, marker: &str, count: usize) -> Result<String> {
+        let pattern: String = marker
+            .bytes()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let count = count.to_string();
+        let argv = [
+            "ping",
+            "-n",
+            "-c",
+            &count,
+            "-i",
+            "0.1",
+            "-W",
+            "2",
+            "-s",
+            "64",
+            "-p",
+            &pattern,
+            &self.addresses[to],
+        ];
+        let node = self.lab.node(NODES[from])?;
+        let output = node
+            .channel()
+            .run_in_pod_network("default", &pod_name(from), &argv)
+            .and_then(Output::text);
+        output
+            .map_err(|error| Error::observed(format!("ping {} → {}: {error}", pod_name(from), pod_name(to))))
+    }
+}
+
+/// Fails with the message unless the condition holds.
+pub(crate) fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::observed(message()))
+    }
+}
+
+/// The error of something that must fail, as text.
+pub(crate) fn refusal<T>(outcome: Result<T>, what: &str) -> Result<String> {
+    match outcome {
+        Ok(_) => Err(Error::observed(format!("{what} was accepted"))),
+        Err(error) => Ok(error.to_string()),
+    }
+}
