@@ -38,7 +38,7 @@ impl World {
         };
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.push((name.to_owned(), format!("{took:6.1} s  {evidence}")));
-        outcome
+        outcome.map(drop)
     }
 
     /// Shows what was seen, and removes the cluster.

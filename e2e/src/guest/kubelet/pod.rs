@@ -190,7 +190,7 @@ impl Life {
             (attachment.address, Some(attachment.namespace))
         };
         let fields = Fields {
-            pod,
+            pod: &pod,
             address: Some(address),
             host,
         };
