@@ -1,6 +1,7 @@
 # Each target is one command; what they do stands in the scripts and binaries that they call.
 CARGO ?= cargo
-LAB = $(CARGO) run --quiet --package ipsecmesh-e2e --bin ipsecmesh-lab --
+# Always the whole workspace, so that every command shares one set of features and compiles nothing twice.
+LAB = $(CARGO) build --quiet --workspace --bins && $(or $(CARGO_TARGET_DIR),target)/debug/ipsecmesh-lab
 
 .PHONY: demo test check setup lint unit deny charts e2e lab lab-down
 
@@ -18,7 +19,7 @@ setup: ## Install what is missing (Debian packages, pinned tools); needs root
 
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --test mesh --quiet -- -D warnings
 
 unit:
 	$(CARGO) test --workspace --quiet -- --quiet
@@ -31,7 +32,7 @@ charts:
 	$(LAB) charts
 
 e2e:
-	$(CARGO) test --package ipsecmesh-e2e --features cluster --test mesh
+	$(CARGO) test --workspace --test mesh
 
 ## A lab that stays
 lab: setup ## Boot the cluster with the product installed and leave it running

@@ -216,6 +216,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_recognised() {
+        use Kind::{Esp, Ike, Other, Overlay};
         let wire = file(&[
             packet(PROTOCOL_ESP, 0, &[1; 40]),
             udp(4500, 4500, &[0, 0, 1, 0, 9]),
@@ -227,7 +228,6 @@ mod tests {
             packet(PROTOCOL_UDP, 185, b"rest of a datagram"),
         ]);
         let kinds: Vec<Kind> = frames(&wire).expect("pcap").iter().map(Frame::kind).collect();
-        use Kind::{Esp, Ike, Other, Overlay};
         assert_eq!(kinds, [Esp, Esp, Ike, Ike, Overlay, Overlay, Other, Other]);
     }
 

@@ -177,6 +177,7 @@ fn fork_and_wait(
                 Ok(never) => match never {},
                 Err(error) => {
                     complain(&error.to_string());
+                    #[expect(clippy::disallowed_methods, reason = "a forked child has nobody to return to")]
                     std::process::exit(FAILED_TO_START);
                 }
             }

@@ -40,7 +40,7 @@ pub fn finish(command: &mut Command, input: Option<&str>) -> Result<String> {
     Err(Error::Command {
         command: line,
         status: output.status.to_string(),
-        output: format!("{}{}", stdout, stderr).trim().to_owned(),
+        output: format!("{stdout}{stderr}").trim().to_owned(),
     })
 }
 

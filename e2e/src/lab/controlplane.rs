@@ -25,7 +25,7 @@ use crate::{
 
 const SERVICE_NETWORK: &str = "10.96.0.0/16";
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// The control plane's processes and how to reach them.
 #[derive(Debug)]

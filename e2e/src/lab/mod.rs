@@ -40,7 +40,7 @@ use state::State;
 pub use tools::{Helm, Kubectl};
 
 /// How long a booted node may take to be Ready.
-const NODE_READY: Duration = Duration::from_secs(60);
+const NODE_READY: Duration = Duration::from_mins(1);
 
 /// Which lab to start.
 #[derive(Clone, Debug)]
@@ -449,6 +449,10 @@ fn clean_up_on_signal(folder: &Path) {
         if signals.wait().is_ok() {
             crate::report::say("\ninterrupted: removing the lab");
             let _ = state::sweep(&folder);
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the lab is swept already, and no other thread may start a part of it again"
+            )]
             std::process::exit(INTERRUPTED);
         }
     });

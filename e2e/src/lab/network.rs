@@ -158,7 +158,9 @@ fn inhabit(name: &str) -> Result<mpsc::Sender<Job>> {
         let inside = entry.is_ok();
         let _ = entered.send(entry);
         if inside {
-            incoming.into_iter().for_each(|job| job());
+            for job in incoming {
+                job();
+            }
         }
     });
     result

@@ -29,7 +29,7 @@ use crate::{
 
 const KERNEL: &str = "/usr/bin/linux.uml";
 const MEMORY: &str = "256M";
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_mins(1);
 
 /// What a node may differ in from the others.
 #[derive(Clone, Debug, Default)]

@@ -17,7 +17,7 @@ metadata:
 spec: {}
 ";
 
-const INSTALL: Duration = Duration::from_secs(120);
+const INSTALL: Duration = Duration::from_mins(2);
 
 impl Lab {
     /// `helm install` of both charts; waits until operator and agents are Ready. Answers the command lines.

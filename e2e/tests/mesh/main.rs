@@ -1,7 +1,7 @@
 //! The mesh, end to end: one booted cluster of three real kernels, the product from its own charts, trials in order.
 //!
 //! Every trial makes sure of what it needs, so `-- NAME` runs any of them alone; in order they share the cluster.
-//! Needs root and `e2e/setup.sh`: `cargo test -p ipsecmesh-e2e --features cluster --test mesh`.
+//! Needs root and `e2e/setup.sh`: `cargo test --workspace --test mesh`.
 
 use std::sync::Arc;
 

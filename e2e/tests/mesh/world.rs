@@ -17,7 +17,7 @@ pub(crate) const NODES: [&str; 3] = ["worker-1", "worker-2", "worker-3"];
 /// A first reaction of the machinery.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 /// A rollout with all its phases, on a busy machine.
-pub(crate) const ROLLOUT: Duration = Duration::from_secs(60);
+pub(crate) const ROLLOUT: Duration = Duration::from_mins(1);
 
 /// The cluster, booted when the first trial asks for it.
 #[derive(Default)]

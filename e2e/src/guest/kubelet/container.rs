@@ -42,9 +42,9 @@ use crate::guest::{
 /// First pause of the back-off; the first restart comes at once. As with the gate ReduceDefaultCrashLoopBackOffDecay.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause of the back-off.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// A run this long forgets earlier failures.
-const STABLE: Duration = Duration::from_secs(600);
+const STABLE: Duration = Duration::from_mins(10);
 /// Pause before what the Pod refers to is looked up again.
 const CONFIG_RETRY: Duration = Duration::from_secs(2);
 /// How often a starting container is looked at.
@@ -371,10 +371,11 @@ impl Probes<'_> {
         sleep(schedule.delay).await;
         let (mut successes, mut failures) = (0, 0);
         loop {
-            match schedule.attempt(self.address, &self.running).await {
-                Ok(()) => (successes, failures) = (successes + 1, 0),
-                Err(_) => (successes, failures) = (0, failures + 1),
-            }
+            (successes, failures) = if schedule.attempt(self.address, &self.running).await.is_ok() {
+                (successes + 1, 0)
+            } else {
+                (0, failures + 1)
+            };
             let (up, down) = (successes >= schedule.successes, failures >= schedule.failures);
             self.observed.send_if_modified(|observed| {
                 let before = observed.ready;

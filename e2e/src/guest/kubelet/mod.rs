@@ -126,7 +126,7 @@ impl Kubelet {
         ));
         let mut workers = Workers {
             context: Arc::clone(&context),
-            workers: BTreeMap::new(),
+            by_uid: BTreeMap::new(),
             listed: BTreeSet::new(),
         };
         tokio::select! {
@@ -135,7 +135,7 @@ impl Kubelet {
         }
         heartbeat.abort();
         // The workers see the shutdown themselves and stop their containers.
-        for worker in workers.workers.into_values() {
+        for worker in workers.by_uid.into_values() {
             let _ = worker.task.await;
         }
     }
@@ -144,7 +144,7 @@ impl Kubelet {
 /// One task per pod, keyed by UID: a pod that is deleted and made again with the same name is another one.
 struct Workers {
     context: Arc<Context>,
-    workers: BTreeMap<String, Worker>,
+    by_uid: BTreeMap<String, Worker>,
     listed: BTreeSet<String>,
 }
 
@@ -174,7 +174,7 @@ impl Workers {
     }
 
     fn take(&mut self, event: Event<Pod>) {
-        self.workers.retain(|_, worker| !worker.task.is_finished());
+        self.by_uid.retain(|_, worker| !worker.task.is_finished());
         match event {
             Event::Apply(pod) => self.apply(pod, false),
             Event::Delete(pod) => self.apply(pod, true),
@@ -184,7 +184,7 @@ impl Workers {
                 self.apply(pod, false);
             }
             Event::InitDone => {
-                for (uid, worker) in &self.workers {
+                for (uid, worker) in &self.by_uid {
                     if !self.listed.contains(uid) {
                         worker.order.send_modify(|order| order.gone = true);
                     }
@@ -199,12 +199,12 @@ impl Workers {
             pod: Arc::new(pod),
             gone,
         };
-        if let Some(worker) = self.workers.get(&uid) {
+        if let Some(worker) = self.by_uid.get(&uid) {
             worker.order.send_replace(order);
         } else if !gone {
             let (sender, receiver) = watch::channel(order);
             let task = tokio::spawn(pod::run(Arc::clone(&self.context), receiver));
-            self.workers.insert(uid, Worker { order: sender, task });
+            self.by_uid.insert(uid, Worker { order: sender, task });
         }
     }
 }

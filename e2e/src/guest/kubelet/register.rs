@@ -27,7 +27,7 @@ use crate::protocol::NodeConfig;
 /// How often the Lease is renewed.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often the unchanged status is written again.
-const STATUS: Duration = Duration::from_secs(60);
+const STATUS: Duration = Duration::from_mins(1);
 /// How long one request may hang before it is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Namespace of all nodes' Leases.

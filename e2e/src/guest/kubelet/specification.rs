@@ -204,7 +204,7 @@ fn capabilities(asked: Option<&Capabilities>, privileged: bool) -> Vec<String> {
     let all = || {
         caps::all()
             .iter()
-            .map(|capability| capability.to_string())
+            .map(ToString::to_string)
             .collect::<BTreeSet<_>>()
     };
     let canonical = |name: &String| caps::to_canonical(&name.to_uppercase());
@@ -236,15 +236,15 @@ fn capabilities(asked: Option<&Capabilities>, privileged: bool) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn words(list: &[&str]) -> Option<Vec<String>> {
-        Some(list.iter().map(ToString::to_string).collect())
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn exactly_what_was_added_is_left_after_drop_all() {
         let asked = Capabilities {
-            drop: words(&["ALL"]),
-            add: words(&["NET_ADMIN", "NET_BIND_SERVICE"]),
+            drop: Some(words(&["ALL"])),
+            add: Some(words(&["NET_ADMIN", "NET_BIND_SERVICE"])),
         };
         assert_eq!(
             capabilities(Some(&asked), false),
@@ -264,12 +264,12 @@ mod tests {
         let plain = Asked::default();
         assert_eq!(argv(&plain, &image, &[]), ["/agent", "run"]);
         let command = Asked {
-            command: words(&["sh"]),
+            command: Some(words(&["sh"])),
             ..Asked::default()
         };
         assert_eq!(argv(&command, &image, &[]), ["sh"]);
         let args = Asked {
-            args: words(&["probe"]),
+            args: Some(words(&["probe"])),
             ..Asked::default()
         };
         assert_eq!(argv(&args, &image, &[]), ["/agent", "probe"]);
