@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use ipsecmesh_crds::condition::{self, ConditionType, Finding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
@@ -23,7 +24,7 @@ pub(crate) enum Truth {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Verdict {
     /// The condition's type.
-    pub(crate) type_: &'static str,
+    pub(crate) type_: ConditionType,
     /// Its status.
     pub(crate) truth: Truth,
     /// A word in CamelCase.
@@ -35,7 +36,7 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// A verdict.
     #[expect(clippy::needless_pass_by_value, reason = "messages are made for the verdict")]
-    pub(crate) fn new(type_: &'static str, truth: Truth, reason: &str, message: String) -> Self {
+    pub(crate) fn new(type_: ConditionType, truth: Truth, reason: &str, message: String) -> Self {
         Self {
             type_,
             truth,
@@ -45,35 +46,32 @@ impl Verdict {
     }
 }
 
-/// The conditions for `verdicts`, in their order. A condition without a verdict goes; a transition time stays while the
-/// status stays.
+/// The conditions for `verdicts`, in their order ([`condition::merge`]).
 pub(crate) fn merge(
     before: &[Condition],
     verdicts: &[Verdict],
     generation: Option<i64>,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let one = |verdict: &Verdict| {
-        let status = match verdict.truth {
-            Truth::False => "False",
-            Truth::True => "True",
-            Truth::Unknown => "Unknown",
-        };
-        let same = before
-            .iter()
-            .find(|old| old.type_ == verdict.type_ && old.status == status);
-        // The API server keeps whole seconds: written finer, the same condition would never compare equal.
-        let fresh = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        Condition {
-            type_: verdict.type_.to_owned(),
-            status: status.to_owned(),
+    // The API server keeps whole seconds: written finer, the same condition would never compare equal.
+    let seconds = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let findings: Vec<Finding> = verdicts.iter().map(Finding::from).collect();
+    condition::merge(before, &findings, generation, &seconds)
+}
+
+impl From<&Verdict> for Finding {
+    fn from(verdict: &Verdict) -> Self {
+        Self {
+            type_: verdict.type_,
+            holds: match verdict.truth {
+                Truth::False => Some(false),
+                Truth::True => Some(true),
+                Truth::Unknown => None,
+            },
             reason: verdict.reason.clone(),
             message: verdict.message.clone(),
-            observed_generation: generation,
-            last_transition_time: same.map_or(Time(fresh), |old| old.last_transition_time.clone()),
         }
-    };
-    verdicts.iter().map(one).collect()
+    }
 }
 
 /// The message about fields whose behaviour is not live yet, if there are any.
@@ -88,7 +86,12 @@ mod tests {
 
     #[test]
     fn nothing_new_gives_the_same_conditions() {
-        let verdicts = [Verdict::new("Ready", Truth::True, "Ready", String::new())];
+        let verdicts = [Verdict::new(
+            ConditionType::Ready,
+            Truth::True,
+            "Ready",
+            String::new(),
+        )];
         let first = merge(
             &[],
             &verdicts,
@@ -103,7 +106,7 @@ mod tests {
         );
         assert_eq!(first, second);
         let changed = [Verdict::new(
-            "Ready",
+            ConditionType::Ready,
             Truth::False,
             "AgentsNotReady",
             String::new(),

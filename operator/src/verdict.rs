@@ -1,6 +1,6 @@
 //! What a tunnel's conditions say: pure, from findings about the spec and from what the nodes report.
 
-use ipsecmesh_crds::Phase;
+use ipsecmesh_crds::{Phase, condition::ConditionType};
 
 use crate::plan::echo::{Failure, names};
 use crate::plan::rollout::Goal;
@@ -71,8 +71,8 @@ pub(crate) struct Standing {
 
 /// The conditions of a tunnel.
 pub(crate) fn conditions(findings: &Findings, standing: &Standing) -> Vec<Verdict> {
-    let accepted = from_problem("Accepted", findings.accepted.as_ref());
-    let refs = from_problem("ResolvedRefs", findings.refs.as_ref());
+    let accepted = from_problem(ConditionType::Accepted, findings.accepted.as_ref());
+    let refs = from_problem(ConditionType::ResolvedRefs, findings.refs.as_ref());
     let programmed = programmed(findings, standing);
     let enforced = enforced(findings, standing);
     let failing = failing(standing);
@@ -86,17 +86,22 @@ pub(crate) fn conditions(findings: &Findings, standing: &Standing) -> Vec<Verdic
     let mut verdicts = vec![accepted, refs, programmed, enforced, ready.clone()];
     if let Some(problem) = &failing {
         verdicts.push(Verdict::new(
-            "Degraded",
+            ConditionType::Degraded,
             Truth::True,
             "PeersFailing",
             problem.message.clone(),
         ));
     }
     if stalled {
-        verdicts.push(Verdict::new("Stalled", Truth::True, &ready.reason, ready.message));
+        verdicts.push(Verdict::new(
+            ConditionType::Stalled,
+            Truth::True,
+            &ready.reason,
+            ready.message,
+        ));
     } else if ready.truth != Truth::True {
         verdicts.push(Verdict::new(
-            "Reconciling",
+            ConditionType::Reconciling,
             Truth::True,
             &ready.reason,
             ready.message,
@@ -121,16 +126,16 @@ fn failing(standing: &Standing) -> Option<Problem> {
     Some(Problem::new(&first.reason, message))
 }
 
-fn from_problem(type_: &'static str, problem: Option<&Problem>) -> Verdict {
+fn from_problem(type_: ConditionType, problem: Option<&Problem>) -> Verdict {
     match problem {
-        None => Verdict::new(type_, Truth::True, type_, String::new()),
+        None => Verdict::new(type_, Truth::True, type_.as_str(), String::new()),
         Some(problem) => Verdict::new(type_, Truth::False, &problem.reason, problem.message.clone()),
     }
 }
 
 fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
     if let Some(problem) = &findings.programmed {
-        return from_problem("Programmed", Some(problem));
+        return from_problem(ConditionType::Programmed, Some(problem));
     }
     if let Some((_, first)) = standing.agents.first() {
         let more = standing.agents.len() - 1;
@@ -144,7 +149,7 @@ fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
                 .collect();
             message = format!("{message}; also {}", names(&others));
         }
-        return Verdict::new("Programmed", Truth::False, &first.reason, message);
+        return Verdict::new(ConditionType::Programmed, Truth::False, &first.reason, message);
     }
     if standing.programmed < standing.ready {
         let message = format!(
@@ -153,14 +158,15 @@ fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
             standing.ready,
             names(&standing.behind)
         );
-        return Verdict::new("Programmed", Truth::False, "Reconciling", message);
+        return Verdict::new(ConditionType::Programmed, Truth::False, "Reconciling", message);
     }
     let message = format!("{} ready nodes follow", standing.ready);
-    Verdict::new("Programmed", Truth::True, "Programmed", message)
+    Verdict::new(ConditionType::Programmed, Truth::True, "Programmed", message)
 }
 
 fn enforced(findings: &Findings, standing: &Standing) -> Verdict {
-    let no = |reason: &str, message: String| Verdict::new("Enforced", Truth::False, reason, message);
+    let no =
+        |reason: &str, message: String| Verdict::new(ConditionType::Enforced, Truth::False, reason, message);
     if standing.goal == Goal::Remove {
         return no(
             "Draining",
@@ -177,7 +183,7 @@ fn enforced(findings: &Findings, standing: &Standing) -> Verdict {
         );
     }
     if standing.phase == Some(Phase::Enforcing) && standing.goal == Goal::Enforce {
-        return Verdict::new("Enforced", Truth::True, "Enforcing", String::new());
+        return Verdict::new(ConditionType::Enforced, Truth::True, "Enforcing", String::new());
     }
     if standing.goal == Goal::Permit && standing.phase == Some(Phase::Permissive) {
         return no(
@@ -240,14 +246,19 @@ fn ready(
         .find(|verdict| verdict.truth == Truth::False && is_the_spec(findings, verdict))
     {
         return (
-            Verdict::new("Ready", Truth::False, &problem.reason, problem.message.clone()),
+            Verdict::new(
+                ConditionType::Ready,
+                Truth::False,
+                &problem.reason,
+                problem.message.clone(),
+            ),
             stalled,
         );
     }
     if standing.first {
         return (
             Verdict::new(
-                "Ready",
+                ConditionType::Ready,
                 Truth::Unknown,
                 "Reconciling",
                 "the nodes are being told".to_owned(),
@@ -258,7 +269,12 @@ fn ready(
     // A failing pair explains more than the nodes that wait for it.
     if let Some(problem) = failing.filter(|_| too_many_fail(standing)) {
         return (
-            Verdict::new("Ready", Truth::False, &problem.reason, problem.message.clone()),
+            Verdict::new(
+                ConditionType::Ready,
+                Truth::False,
+                &problem.reason,
+                problem.message.clone(),
+            ),
             stalled,
         );
     }
@@ -269,17 +285,30 @@ fn ready(
     for verdict in open {
         if verdict.truth == Truth::False {
             return (
-                Verdict::new("Ready", Truth::False, &verdict.reason, verdict.message.clone()),
+                Verdict::new(
+                    ConditionType::Ready,
+                    Truth::False,
+                    &verdict.reason,
+                    verdict.message.clone(),
+                ),
                 stalled,
             );
         }
     }
     if standing.in_transition {
         let (reason, message) = waiting(standing);
-        return (Verdict::new("Ready", Truth::False, reason, message), stalled);
+        return (
+            Verdict::new(ConditionType::Ready, Truth::False, reason, message),
+            stalled,
+        );
     }
     (
-        Verdict::new("Ready", Truth::True, "Ready", format!("{} nodes", standing.ready)),
+        Verdict::new(
+            ConditionType::Ready,
+            Truth::True,
+            "Ready",
+            format!("{} nodes", standing.ready),
+        ),
         false,
     )
 }
@@ -328,7 +357,7 @@ mod tests {
         }
     }
 
-    fn of(verdicts: &[Verdict], type_: &str) -> Option<(Truth, String)> {
+    fn of(verdicts: &[Verdict], type_: ConditionType) -> Option<(Truth, String)> {
         verdicts
             .iter()
             .find(|verdict| verdict.type_ == type_)
@@ -483,12 +512,12 @@ mod tests {
         for (name, findings, standing, truth, reason, stalled) in cases {
             let verdicts = conditions(&findings, &standing);
             assert_eq!(
-                of(&verdicts, "Ready"),
+                of(&verdicts, ConditionType::Ready),
                 Some((truth, reason.to_owned())),
                 "{name}: {verdicts:#?}"
             );
-            assert_eq!(of(&verdicts, "Stalled").is_some(), stalled, "{name}");
-            let moving = of(&verdicts, "Reconciling").is_some();
+            assert_eq!(of(&verdicts, ConditionType::Stalled).is_some(), stalled, "{name}");
+            let moving = of(&verdicts, ConditionType::Reconciling).is_some();
             assert_eq!(moving, truth != Truth::True && !stalled, "{name}");
         }
     }
@@ -505,7 +534,7 @@ mod tests {
         let verdicts = conditions(&Findings::default(), &standing);
         let enforced = verdicts
             .iter()
-            .find(|verdict| verdict.type_ == "Enforced")
+            .find(|verdict| verdict.type_ == ConditionType::Enforced)
             .expect("Enforced");
         assert_eq!(enforced.reason, "RolloutBlocked");
         assert_eq!(

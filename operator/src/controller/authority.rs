@@ -8,6 +8,7 @@ use ipsecmesh_crds::IPsecAuthority;
 use ipsecmesh_crds::authority::{
     AuthorityNodes, AuthoritySummary, IPsecAuthorityStatus, RootCertificate, RotationStatus,
 };
+use ipsecmesh_crds::condition::ConditionType;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -161,8 +162,8 @@ async fn refuse(
     message: String,
 ) -> Result<Action, Error> {
     let verdicts = vec![
-        Verdict::new("Accepted", Truth::False, reason, message.clone()),
-        Verdict::new("Ready", Truth::False, reason, message),
+        Verdict::new(ConditionType::Accepted, Truth::False, reason, message.clone()),
+        Verdict::new(ConditionType::Ready, Truth::False, reason, message),
     ];
     let status = IPsecAuthorityStatus {
         conditions: conditions(authority, &verdicts),
@@ -181,7 +182,12 @@ async fn publish(
     problem: Option<String>,
 ) -> Result<Action, Error> {
     let before = authority.status.clone().unwrap_or_default();
-    let mut verdicts = vec![Verdict::new("Accepted", Truth::True, "Accepted", String::new())];
+    let mut verdicts = vec![Verdict::new(
+        ConditionType::Accepted,
+        Truth::True,
+        "Accepted",
+        String::new(),
+    )];
     let mut status = IPsecAuthorityStatus {
         observed_generation: authority.metadata.generation,
         ..before.clone()
@@ -192,13 +198,13 @@ async fn publish(
     }
     let counts = status.nodes.unwrap_or_default();
     verdicts.push(if let Some(problem) = problem {
-        Verdict::new("Ready", Truth::False, "NoRoot", problem)
+        Verdict::new(ConditionType::Ready, Truth::False, "NoRoot", problem)
     } else {
         let message = format!(
             "{}/{} nodes hold a certificate of the active CA",
             counts.issued_by_active, counts.total
         );
-        Verdict::new("Ready", Truth::True, "Issuing", message)
+        Verdict::new(ConditionType::Ready, Truth::True, "Issuing", message)
     });
     status.conditions = conditions(authority, &verdicts);
     let only_counts = without_counts(&before) == without_counts(&status);
@@ -279,7 +285,12 @@ async fn expiry(
         .events
         .warning(authority, "CAExpiresSoon", message.clone())
         .await;
-    Some(Verdict::new("ExpiringSoon", Truth::True, "RootExpires", message))
+    Some(Verdict::new(
+        ConditionType::ExpiringSoon,
+        Truth::True,
+        "RootExpires",
+        message,
+    ))
 }
 
 fn conditions(

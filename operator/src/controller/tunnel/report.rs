@@ -31,7 +31,7 @@ impl Look<'_> {
         let before = self.tunnel.status.clone().unwrap_or_default();
         let standing = self.standing(plan);
         let verdicts = verdict::conditions(findings, &standing);
-        let failing = plan.failing();
+        let failing = plan.failing(&before.failing_pairs);
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let programmed = plan.programmed();
         let selected = plan.selected.len();
@@ -176,16 +176,27 @@ impl Plan {
         ready.filter(|follower| follower.is_programmed(expected)).count()
     }
 
-    /// All failures that agents report.
-    fn failing(&self) -> Vec<FailingPair> {
+    /// All failures that agents report, each with the time since which `before` or this look knows it.
+    fn failing(&self, before: &[FailingPair]) -> Vec<FailingPair> {
+        let now = Timestamp::from_second(Timestamp::now().as_second())
+            .ok()
+            .map(Time);
         let pairs = self.followers.iter().flat_map(|follower| {
             let failures = follower.echo.iter().flat_map(|echo| &echo.failures);
-            failures.map(|failure| FailingPair {
-                node: follower.name.clone(),
-                peer: failure.peer.clone(),
-                reason: failure.reason.clone(),
-                message: failure.message.clone(),
-                since: None,
+            failures.map(|failure| {
+                let same = |old: &&FailingPair| {
+                    (&old.node, &old.peer, &old.reason) == (&follower.name, &failure.peer, &failure.reason)
+                };
+                FailingPair {
+                    node: follower.name.clone(),
+                    peer: failure.peer.clone(),
+                    reason: failure.reason.clone(),
+                    message: failure.message.clone(),
+                    since: before
+                        .iter()
+                        .find(same)
+                        .map_or_else(|| now.clone(), |old| old.since.clone()),
+                }
             })
         });
         pairs.collect()
