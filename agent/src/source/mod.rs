@@ -1,0 +1,28 @@
+//! Where the desired state comes from. What is behind this door knows Kubernetes; what is in front of it knows only
+//! [`crate::model`].
+
+pub(crate) mod convert;
+pub(crate) mod kube;
+
+use std::collections::BTreeMap;
+
+use crate::model::{Authority, OwnNode, Peer, Tunnel};
+
+/// Everything that the API says to this node, parsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// Every kind was listed once. Before that nothing may be concluded from what is missing.
+    pub(crate) synced: bool,
+    /// Tunnels in the order of overlaps: the first wins.
+    pub(crate) tunnels: Vec<Tunnel>,
+    /// All other nodes of the directory, by name.
+    pub(crate) peers: Vec<Peer>,
+    /// This node in the directory.
+    pub(crate) own: Option<Peer>,
+    /// This node's private channel.
+    pub(crate) node: Option<OwnNode>,
+    /// Authorities by name.
+    pub(crate) authorities: BTreeMap<String, Authority>,
+    /// Objects that cannot be used, with the reason.
+    pub(crate) refused: BTreeMap<String, String>,
+}

@@ -1,0 +1,208 @@
+//! From the present state of everything to `IPsecNode.status`: pure.
+
+use std::sync::Arc;
+
+use ipsecmesh_crds::IPsecNodeStatus;
+use ipsecmesh_crds::condition::{ConditionType, Finding, merge};
+use ipsecmesh_crds::node::{
+    AgentInfo, Backend, CertificateInfo, DataplaneInfo, DetectedOverlay as ApiOverlay, NodeSummary, TunnelReport,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::desired::Desired;
+use crate::engine::event::View;
+use crate::identity::renew::IdentityState;
+use crate::model::Start;
+use crate::overlay::DetectedOverlay;
+use crate::probe::ProbeReport;
+use crate::source::Snapshot;
+use crate::status::tunnels::{self, Standing};
+
+/// The API takes this many detected overlays.
+const MAX_OVERLAYS: usize = 8;
+/// Nobody reads more.
+const MAX_MESSAGE: usize = 1024;
+
+/// Everything that the status speaks of.
+#[derive(Clone, Debug)]
+pub(crate) struct StatusInputs {
+    /// What the API says.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// What follows from it.
+    pub(crate) desired: Arc<Desired>,
+    /// What stands.
+    pub(crate) view: View,
+    /// The node's certificate.
+    pub(crate) identity: IdentityState,
+    /// What the host can do.
+    pub(crate) probe: Option<Arc<ProbeReport>>,
+    /// Devices that encapsulate.
+    pub(crate) overlays: Vec<DetectedOverlay>,
+    /// Name of the authority that issues.
+    pub(crate) authority: String,
+    /// This boot of the host, as the kernel writes it.
+    pub(crate) boot: String,
+}
+
+/// The status. What `before` has said stays said until its time is over: echoes, and the times of conditions.
+pub(crate) fn compose(inputs: &StatusInputs, before: Option<&IPsecNodeStatus>, now: Timestamp) -> IPsecNodeStatus {
+    let seconds = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let standing = tunnels::standing(&inputs.desired, &inputs.view);
+    let known = before.map_or(&[][..], |status| &status.tunnels);
+    let reports: Vec<TunnelReport> = standing
+        .iter()
+        .map(|tunnel| tunnels::report(tunnel, &inputs.view, inputs.desired.revision, known))
+        .collect();
+    let generation = inputs.snapshot.node.as_ref().map(|node| node.generation);
+    let conditions = before.map_or(&[][..], |status| &status.conditions);
+    IPsecNodeStatus {
+        observed_generation: generation,
+        agent: Some(AgentInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: inputs.probe.as_ref().map(|probe| probe.kernel.clone()).unwrap_or_default(),
+            boot_id: inputs.boot.clone(),
+        }),
+        sealing_key: None,
+        certificate: certificate(inputs),
+        bundle_hash: bundle_hash(inputs),
+        dataplane: Some(DataplaneInfo {
+            backend: Backend::Kernel,
+            larval_drop: inputs.probe.as_ref().and_then(|probe| probe.larval_drop),
+        }),
+        overlay: inputs.overlays.iter().take(MAX_OVERLAYS).map(api_overlay).collect(),
+        summary: Some(summary(&standing)),
+        failures: tunnels::failures(&standing),
+        tunnels: reports,
+        conditions: merge(conditions, &findings(inputs, now), generation, &seconds),
+    }
+}
+
+fn certificate(inputs: &StatusInputs) -> Option<CertificateInfo> {
+    let certificate = inputs.identity.certificate.as_ref()?;
+    let not_after = i64::try_from(certificate.leaf.not_after).ok()?;
+    Some(CertificateInfo {
+        authority: inputs.authority.clone(),
+        serial: certificate.leaf.serial.clone(),
+        issuer: inputs.identity.issuer.clone().unwrap_or_default(),
+        not_after: Time(Timestamp::from_second(not_after).ok()?),
+    })
+}
+
+/// The hash of the bundle that peers are judged by.
+fn bundle_hash(inputs: &StatusInputs) -> Option<String> {
+    let authority = inputs.snapshot.authorities.get(&inputs.authority)?;
+    authority.bundle_hash.clone()
+}
+
+fn api_overlay(found: &DetectedOverlay) -> ApiOverlay {
+    ApiOverlay {
+        protocol: found.protocol,
+        port: found.port,
+        device: Some(found.device.clone()),
+        mtu: found.mtu,
+    }
+}
+
+/// Each pair of nodes counts once, however many tunnels it is in.
+fn summary(standing: &[Standing]) -> NodeSummary {
+    let sum = |of: fn(&Standing) -> u32| standing.iter().map(of).fold(0_u32, u32::saturating_add);
+    NodeSummary {
+        tunnels: u32::try_from(standing.len()).unwrap_or(u32::MAX),
+        up: sum(|tunnel| tunnel.counts.established),
+        idle: sum(|tunnel| tunnel.counts.idle),
+        failed: sum(|tunnel| tunnel.counts.failed),
+    }
+}
+
+fn findings(inputs: &StatusInputs, now: Timestamp) -> Vec<Finding> {
+    let dataplane = dataplane(inputs);
+    let certificate = certificate_finding(inputs, now);
+    let mut findings = Vec::new();
+    let trouble = [&dataplane, &certificate].into_iter().find(|finding| finding.holds != Some(true));
+    findings.push(match trouble {
+        Some(trouble) => Finding {
+            type_: ConditionType::Ready,
+            ..trouble.clone()
+        },
+        None => finding(ConditionType::Ready, Some(true), "Ready", String::new()),
+    });
+    findings.push(certificate);
+    findings.push(dataplane);
+    findings.extend(degraded(inputs));
+    findings
+}
+
+fn dataplane(inputs: &StatusInputs) -> Finding {
+    let type_ = ConditionType::DataplaneReady;
+    let view = &inputs.view;
+    if let Some(obstacle) = &view.obstacle {
+        return finding(type_, Some(false), obstacle.reason, obstacle.message.clone());
+    }
+    if !view.running {
+        return finding(type_, None, "Starting", "the agent is starting".to_owned());
+    }
+    if let Some((object, reason)) = view.refused.first_key_value() {
+        let more = match view.refused.len() {
+            0 | 1 => String::new(),
+            count => format!(" (and {} more)", count - 1),
+        };
+        let message = format!("{object}: {reason}{more}");
+        return finding(type_, Some(false), "DataplaneRefused", message);
+    }
+    finding(type_, Some(true), "KernelReady", String::new())
+}
+
+fn certificate_finding(inputs: &StatusInputs, now: Timestamp) -> Finding {
+    let type_ = ConditionType::CertificateReady;
+    let identity = &inputs.identity;
+    let valid = identity.certificate.as_ref().is_some_and(|certificate| {
+        i64::try_from(certificate.leaf.not_after).is_ok_and(|end| end > now.as_second())
+    });
+    match (&identity.problem, valid) {
+        // A renewal that fails is told long before the certificate in use ends.
+        (Some(problem), true) => {
+            let message = format!("the certificate in use is valid; its renewal fails: {}", problem.message);
+            finding(type_, Some(true), "RenewalFailing", message)
+        }
+        (Some(problem), false) if problem.denied => {
+            finding(type_, Some(false), "CertificateDenied", problem.message.clone())
+        }
+        (Some(problem), false) => finding(type_, Some(false), "CertificatePending", problem.message.clone()),
+        (None, true) => finding(type_, Some(true), "Issued", String::new()),
+        (None, false) => {
+            let message = format!(
+                "waiting for a certificate of IPsecAuthority {}: is the operator running, and is the authority Ready?",
+                inputs.authority
+            );
+            finding(type_, Some(false), "CertificatePending", message)
+        }
+    }
+}
+
+/// What the agent works with although it should not have to.
+fn degraded(inputs: &StatusInputs) -> Option<Finding> {
+    let on_demand = inputs.snapshot.tunnels.iter().any(|tunnel| tunnel.start == Start::OnDemand);
+    let probe = inputs.probe.as_ref()?;
+    let warnings: Vec<String> = probe.warnings().filter(|text| on_demand || !text.contains("larval")).collect();
+    let mut refused = inputs.snapshot.refused.iter().map(|(object, reason)| format!("{object}: {reason}"));
+    let first = refused.next().or_else(|| warnings.first().cloned())?;
+    Some(finding(ConditionType::Degraded, Some(true), "HostOrObjects", first))
+}
+
+fn finding(type_: ConditionType, holds: Option<bool>, reason: &str, message: String) -> Finding {
+    Finding {
+        type_,
+        holds,
+        reason: reason.to_owned(),
+        message: if message.len() > MAX_MESSAGE {
+            message.chars().take(MAX_MESSAGE / 4).collect()
+        } else {
+            message
+        },
+    }
+}
+
+#[cfg(test)]
+#[path = "compose_tests.rs"]
+mod tests;

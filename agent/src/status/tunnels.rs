@@ -1,0 +1,118 @@
+//! How far each tunnel is on this node: counts of peers, failing pairs, and the echo that the rollout waits for.
+
+use ipsecmesh_crds::node::{Failure as ApiFailure, PeerCounts, RolloutEcho, TunnelReport};
+use ipsecmesh_ike::Failure;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::desired::{Desired, TunnelGoal};
+use crate::engine::event::{FailureView, View};
+
+/// The API takes this many failing pairs.
+const MAX_FAILURES: usize = 16;
+/// Nobody reads more.
+const MAX_MESSAGE: usize = 1024;
+
+/// One tunnel with the state of its peers.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing<'a> {
+    /// What its echo waits for.
+    pub(crate) goal: &'a TunnelGoal,
+    /// Its peers.
+    pub(crate) counts: PeerCounts,
+    /// Those that fail, by the Node's name.
+    pub(crate) failing: Vec<(&'a str, &'a FailureView)>,
+}
+
+/// Counts every tunnel's peers.
+pub(crate) fn standing<'a>(desired: &'a Desired, view: &'a View) -> Vec<Standing<'a>> {
+    desired.tunnels.iter().map(|goal| of(goal, view)).collect()
+}
+
+fn of<'a>(goal: &'a TunnelGoal, view: &'a View) -> Standing<'a> {
+    let mut counts = PeerCounts::default();
+    let mut failing = Vec::new();
+    for (node, children) in &goal.members {
+        counts.desired += 1;
+        let stands = children
+            .iter()
+            .all(|(peer, child)| view.peers.get(peer).is_some_and(|peer| peer.children.contains_key(child)));
+        if stands {
+            counts.established += 1;
+            continue;
+        }
+        let failure = children.iter().find_map(|(peer, child)| {
+            let failure = view.peers.get(peer)?.failure.as_ref()?;
+            failure.child.is_none_or(|failed| failed == *child).then_some(failure)
+        });
+        match failure {
+            Some(failure) => {
+                counts.failed += 1;
+                failing.push((node.as_str(), failure));
+            }
+            None => counts.idle += 1,
+        }
+    }
+    failing.sort_by_key(|(node, failure)| (failure.since, *node));
+    Standing { goal, counts, failing }
+}
+
+/// The report. A phase is echoed when all its policies stand and, where it asks for them, its SAs; until then the last
+/// echo stays.
+pub(crate) fn report(standing: &Standing<'_>, view: &View, revision: u64, known: &[TunnelReport]) -> TunnelReport {
+    let Standing { goal, counts, .. } = standing;
+    let before = known.iter().find(|report| report.name == goal.name);
+    let programmed = view.programmed >= revision && view.refused.is_empty();
+    let sas = !goal.needs_sas || counts.established + counts.failed >= counts.desired;
+    let rollout = if programmed && sas {
+        RolloutEcho {
+            generation: goal.rollout.generation,
+            phase: goal.rollout.phase,
+            transition: goal.transition.clone(),
+        }
+    } else {
+        before.map(|report| report.rollout.clone()).unwrap_or_default()
+    };
+    TunnelReport {
+        name: goal.name.clone(),
+        rollout,
+        // A change that is being written is no reason to say that nothing stands.
+        programmed: programmed || (view.refused.is_empty() && before.is_some_and(|report| report.programmed)),
+        peers: *counts,
+    }
+}
+
+/// The oldest failures of all tunnels.
+pub(crate) fn failures(standing: &[Standing<'_>]) -> Vec<ApiFailure> {
+    let mut all: Vec<ApiFailure> = standing
+        .iter()
+        .flat_map(|tunnel| {
+            tunnel.failing.iter().map(|(node, failure)| ApiFailure {
+                tunnel: tunnel.goal.name.clone(),
+                peer: (*node).to_owned(),
+                reason: reason(failure.failure).to_owned(),
+                message: failure.detail.chars().take(MAX_MESSAGE).collect(),
+                since: i64::try_from(failure.since)
+                    .ok()
+                    .and_then(|since| Timestamp::from_second(since).ok())
+                    .map(Time),
+            })
+        })
+        .collect();
+    all.sort_by(|a, b| (&a.since, &a.tunnel, &a.peer).cmp(&(&b.since, &b.tunnel, &b.peer)));
+    all.truncate(MAX_FAILURES);
+    all
+}
+
+/// The reason as the API knows it.
+fn reason(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Authentication => "AuthenticationFailed",
+        Failure::DataPlane => "DataplaneRefused",
+        Failure::NoCredentials => "CertificatePending",
+        Failure::NoProposalChosen => "NoProposalChosen",
+        Failure::TrafficSelectors => "TSUnacceptable",
+        Failure::Unreachable => "PeerUnreachable",
+        _ => "ProtocolError",
+    }
+}
