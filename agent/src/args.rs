@@ -88,7 +88,7 @@ pub(crate) struct LocalArgs {
 }
 
 /// How the log looks.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct LogArgs {
     /// `human` for a terminal, `json` for a collector. The level comes from RUST_LOG, `info` without it.
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
@@ -96,9 +96,10 @@ pub(crate) struct LogArgs {
 }
 
 /// How the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// Text for a terminal.
+    #[default]
     Human,
     /// One JSON object per line.
     Json,

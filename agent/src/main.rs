@@ -1,3 +1,72 @@
 //! The agent of ipsecmesh: one per node, it turns desired tunnels into security associations.
 
-fn main() {}
+mod app;
+mod args;
+mod clock;
+mod commands;
+mod desired;
+mod engine;
+mod identity;
+mod metrics;
+mod model;
+mod net;
+mod overlay;
+mod persist;
+mod probe;
+mod readiness;
+mod reconcile;
+mod server;
+mod source;
+mod status;
+mod task;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command, LogArgs, LogFormat};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let log = match &cli.command {
+        Command::Run(args) => args.log,
+        Command::Flush(log) | Command::Probe(log) => *log,
+        Command::Rekey(_) | Command::Status(_) => LogArgs::default(),
+    };
+    start_log(log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the runtime does not start: {error}")),
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => app::run(*args).await.map_err(|error| error.to_string()),
+            Command::Flush(_) => commands::flush().await,
+            Command::Probe(_) => commands::probe().await,
+            Command::Rekey(args) => commands::rekey(&args).await,
+            Command::Status(args) => commands::status(&args).await,
+        }
+    });
+    // A watch that hangs must not delay the end: the next agent waits for the sockets.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => fail(&message),
+    }
+}
+
+fn start_log(args: LogArgs) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,kube_client=warn,kube_runtime=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Human => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    tracing::error!("{message}");
+    ExitCode::FAILURE
+}

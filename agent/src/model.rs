@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ipsecmesh_crds::IPsecNodeStatus;
 use ipsecmesh_crds::phase::Phase;
 use ipsecmesh_ike::{
     BootId, ChildProposal, Encapsulation, IkeProposal, Lifetime, Liveness, Mode,
@@ -154,7 +156,7 @@ pub(crate) struct Authority {
 }
 
 /// This node's own object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct OwnNode {
     /// Its UID as an object, for Events.
     pub(crate) object_uid: String,
@@ -162,4 +164,15 @@ pub(crate) struct OwnNode {
     pub(crate) generation: i64,
     /// Raised when the certificate is to be renewed.
     pub(crate) certificate_generation: i64,
+    /// What an earlier run, or this one, has reported. It is our own writing: a change of it changes nothing.
+    pub(crate) status: Option<Arc<IPsecNodeStatus>>,
 }
+
+impl PartialEq for OwnNode {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |node: &Self| (node.object_uid.clone(), node.generation, node.certificate_generation);
+        of(self) == of(other)
+    }
+}
+
+impl Eq for OwnNode {}

@@ -123,5 +123,3 @@ pub(crate) fn has_sa<'a>(policy: &Policy, mut sas: impl Iterator<Item = (&'a SaN
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -25,8 +25,6 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<EngineCommand>,
     /// Whether every desired policy stands.
     pub(crate) readiness: Readiness,
-    /// What is counted.
-    pub(crate) metrics: Metrics,
 }
 
 /// What `POST /debug/rekey` takes.

@@ -227,7 +227,7 @@ impl Endpoint {
                 .peers
                 .get_mut(&id)
                 .and_then(|peer| peer.slots.remove(&gone.id));
-            if let Some(pair) = slot.and_then(|slot| slot.current) {
+            for pair in slot.map(|slot| slot.pairs).unwrap_or_default() {
                 self.retire_by_wish(pair);
             }
         }
@@ -259,8 +259,10 @@ impl Endpoint {
 
     /// A child that the configuration does not have any more.
     fn retire_by_wish(&mut self, pair: ChildSaId) {
+        // The peer has not heard of a pair whose response is held back, and does not now.
+        let unheard = self.answer_held_child(pair, false);
         let told = self.children.get(&pair).and_then(|child| child.ike).is_some();
-        let leave = if told { Leave::Delete } else { Leave::Linger };
+        let leave = if told && !unheard { Leave::Delete } else { Leave::Linger };
         self.retire(pair, leave, CloseReason::Local);
     }
 }

@@ -193,7 +193,9 @@ impl Endpoint {
                 .filter(|sa| sa.standing == Standing::Closed)
                 .count(),
             child_sas: self.children.len(),
+            offered_spis: self.reserved.len(),
             effects: self.effects.len(),
+            timers: self.timers.len(),
         }
     }
 
@@ -276,8 +278,12 @@ pub struct Counts {
     pub deleted_ike_sas: usize,
     /// Pairs of CHILD SAs, including those on their way in or out.
     pub child_sas: usize,
+    /// SPIs of CHILD SAs that are offered and have no pair yet.
+    pub offered_spis: usize,
     /// Effects without an answer.
     pub effects: usize,
+    /// Deadlines.
+    pub timers: usize,
 }
 
 impl fmt::Debug for Endpoint {

@@ -13,7 +13,10 @@ use crate::wire::Role;
 
 /// Back-off after a failed negotiation: from the first to the second, doubling.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_LAST: Duration = Duration::from_mins(1);
+const BACKOFF_LAST: Duration = Duration::from_secs(30);
+
+/// A peer that does not answer is asked at least this often, so that it has its SAs within seconds when it comes back.
+pub(crate) const AWAY_LAST: Duration = Duration::from_secs(3);
 
 /// The original responder leaves a missing child to the original initiator for this long.
 const RESPONDER_PATIENCE: Duration = Duration::from_secs(2);
@@ -227,7 +230,7 @@ impl Endpoint {
 
     /// The wait after so many failures in a row, with jitter.
     pub(crate) fn backoff(&mut self, failures: u32) -> Duration {
-        let doublings = failures.saturating_sub(1).min(6);
+        let doublings = failures.saturating_sub(1).min(5);
         let wait = (BACKOFF_FIRST * 2_u32.pow(doublings)).min(BACKOFF_LAST);
         self.jitter.percent(wait, 80, 120)
     }
@@ -252,14 +255,17 @@ impl Endpoint {
     }
 
     /// An initial exchange failed, or an IKE SA was lost: when does the next one begin?
-    pub(crate) fn start_after_failure(&mut self, id: PeerId) -> Option<Duration> {
+    pub(crate) fn start_after_failure(&mut self, id: PeerId, failure: Option<Failure>) -> Option<Duration> {
         let peer = self.peers.get_mut(&id)?;
         peer.failures = peer.failures.saturating_add(1);
         if peer.current.is_some() || !peer.eager() {
             return None;
         }
         let failures = peer.failures;
-        let wait = self.backoff(failures);
+        let wait = match failure {
+            Some(Failure::Unreachable) => self.backoff(failures).min(AWAY_LAST),
+            _ => self.backoff(failures),
+        };
         self.set_timer(Timer::Start(id), wait);
         Some(wait)
     }

@@ -80,6 +80,10 @@ impl Timers {
         self.by_key.contains_key(&timer)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<(Instant, TimerReason)> {
         self.queue

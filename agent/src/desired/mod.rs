@@ -6,7 +6,7 @@ pub(crate) mod pair;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipsecmesh_crds::phase::{Phase, transition_hash};
+use ipsecmesh_crds::phase::{Override, Phase, transition_hash};
 use ipsecmesh_dataplane::{Policy, PolicyKey};
 use ipsecmesh_ike::{BootId, ChildId, PeerConfig, PeerId};
 
@@ -50,7 +50,7 @@ pub(crate) struct Departed {
 }
 
 /// The complete desired state of this node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Desired {
     /// Counts the states that were computed.
     pub(crate) revision: u64,
@@ -119,7 +119,7 @@ pub(crate) struct TunnelGoal {
 pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
     let views: Vec<TunnelView<'_>> =
         inputs.tunnels.iter().filter_map(|tunnel| TunnelView::new(tunnel, inputs)).collect();
-    let reqids = Reqids::assign(views.iter().flat_map(TunnelView::reqid_names));
+    let reqids = Reqids::assign(views.iter().map(TunnelView::reqid_names));
     let mut state = Desired {
         reqids: reqids.tunnels(),
         own_addresses: inputs.own.addresses.iter().copied().collect(),
@@ -256,14 +256,16 @@ impl<'a> TunnelView<'a> {
     fn transition(&self, inputs: &Inputs<'_>) -> Option<String> {
         let nodes = std::iter::once(inputs.own).chain(inputs.peers).filter_map(|peer| {
             let phase = peer.membership(&self.tunnel.name)?.phase?;
-            Some((peer.node.clone(), phase))
+            Some(Override::Member { node: peer.node.clone(), phase })
         });
         let entries = self.overlay.iter().filter_map(|entry| {
-            Some((entry.overlay.protocol, entry.overlay.port, entry.phase?))
+            Some(Override::Overlay {
+                protocol: entry.overlay.protocol,
+                port: entry.overlay.port,
+                phase: entry.phase?,
+            })
         });
-        transition_hash(nodes.collect(), entries.collect())
+        transition_hash(nodes.chain(entries))
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock::wall;
 use crate::metrics::Metrics;
+use crate::probe::Obstacle;
 
 /// Without an answer to this many transmissions a peer is reported, long before the engine gives the attempt up.
 const REPORT_AFTER: u32 = 4;
@@ -19,6 +20,10 @@ const REPORT_AFTER: u32 = 4;
 /// The present state of the engine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
+    /// What keeps the engine from starting.
+    pub(crate) obstacle: Option<Obstacle>,
+    /// The engine runs: data plane and sockets are open.
+    pub(crate) running: bool,
     /// The last revision of the desired state that stands completely.
     pub(crate) programmed: u64,
     /// What the data plane refused, by object.

@@ -7,7 +7,9 @@ pub(crate) mod adoption;
 pub(crate) mod command;
 pub(crate) mod event;
 pub(crate) mod sas;
+pub(crate) mod start;
 pub(crate) mod task;
+mod upkeep;
 
 use std::future::Future;
 use std::io;
@@ -24,5 +26,3 @@ pub(crate) trait Sockets: Send {
     fn send(&mut self, path: &Path, datagram: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-#[cfg(test)]
-mod tests;

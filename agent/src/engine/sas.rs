@@ -104,9 +104,4 @@ impl Sas {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SaName, &SaRecord)> {
         self.0.iter().map(|(key, record)| ((*key).into(), record))
     }
-
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
 }

@@ -7,3 +7,54 @@ pub(crate) mod renew;
 pub(crate) mod signer;
 pub(crate) mod trust;
 pub(crate) mod verifier;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::desired::Desired;
+use crate::identity::renew::Wanted;
+use crate::identity::trust::{BundleError, TrustBundle};
+use crate::identity::verifier::{Directory, ExpectedPeer};
+use crate::model::Authority;
+use crate::source::{Snapshot, convert};
+
+/// The certificate that this node needs; `None` until the API has said who the node is and who issues.
+pub(crate) fn wanted(snapshot: &Snapshot, authority: &Authority) -> Result<Option<Wanted>, BundleError> {
+    let (Some(own), Some(node)) = (&snapshot.own, &snapshot.node) else {
+        return Ok(None);
+    };
+    let identity = convert::identity(own, authority);
+    Ok(Some(Wanted {
+        node: own.node.clone(),
+        dns_name: identity.dns_name(),
+        uri: identity.uri(),
+        authority: authority.name.clone(),
+        lifetime: authority.lifetime,
+        renew_at_percent: authority.renew_at_percent,
+        generation: node.certificate_generation,
+        pinned: own.keys.clone(),
+        trust: Arc::new(TrustBundle::parse(&authority.bundle)?),
+    }))
+}
+
+/// What the certificates of all desired peers are judged by.
+pub(crate) fn directory(snapshot: &Snapshot, desired: &Desired, authority: &Authority) -> Result<Directory, BundleError> {
+    let trust = TrustBundle::parse(&authority.bundle)?;
+    let by_name: HashMap<&str, _> = snapshot.peers.iter().map(|peer| (peer.node.as_str(), peer)).collect();
+    let expected = |node: &str| {
+        let peer = by_name.get(node)?;
+        let identity = convert::identity(peer, authority);
+        Some(ExpectedPeer {
+            node: peer.node.clone(),
+            dns_name: identity.dns_name(),
+            uri: identity.uri(),
+            keys: peer.keys.clone(),
+        })
+    };
+    let peers = desired
+        .peers
+        .iter()
+        .filter_map(|(id, peer)| Some((*id, expected(&peer.node)?)))
+        .collect();
+    Ok(Directory { trust, peers })
+}

@@ -22,7 +22,7 @@ const PUBLISHING: Duration = Duration::from_mins(1);
 const JITTER_PERCENT: u64 = 5;
 
 /// What the certificate of this node has to be, from the API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// The Node's name.
     pub(crate) node: String,

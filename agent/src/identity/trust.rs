@@ -12,7 +12,7 @@ use crate::identity::leaf::fingerprint;
 const EKU_IPSEC_IKE: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x11];
 
 /// Trust anchors in the form that each user needs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TrustBundle {
     anchors: Vec<TrustAnchor<'static>>,
     fingerprints: Vec<String>,

@@ -5,4 +5,4 @@ mod marker;
 mod owner;
 mod udp;
 
-pub(crate) use udp::{BindError, UdpSockets};
+pub(crate) use udp::UdpSockets;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipsecmesh_crds::identity::NodeIdentity;
 use ipsecmesh_crds::peer::{Membership as ApiMembership, Side};
@@ -226,6 +227,7 @@ pub(crate) fn own_node(object: &IPsecNode) -> OwnNode {
         object_uid: object.uid().unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
         certificate_generation: object.spec.certificate_generation,
+        status: object.status.clone().map(Arc::new),
     }
 }
 

@@ -204,5 +204,4 @@ fn finding(type_: ConditionType, holds: Option<bool>, reason: &str, message: Str
 }
 
 #[cfg(test)]
-#[path = "compose_tests.rs"]
 mod tests;

@@ -90,7 +90,8 @@ impl Writer {
             "status": status,
         });
         let parameters = PatchParams::apply(AGENT_FIELD_MANAGER).force();
-        let written = api.patch_status(&self.node, &parameters, &Patch::Apply(&patch));
+        let patch = Patch::Apply(&patch);
+        let written = api.patch_status(&self.node, &parameters, &patch);
         match timeout(PATIENCE, written).await {
             Ok(Ok(_)) => {
                 self.metrics.status_written();

@@ -43,7 +43,7 @@ impl Endpoint {
         attempt.candidates.push(candidate);
         attempt.attempts = 1;
         self.transmit(path, datagram);
-        let wait = self.retransmit_wait(1);
+        let wait = self.initiate_wait(1);
         self.set_timer(crate::timer::Timer::Initiate(id), wait);
         Some(())
     }

@@ -7,7 +7,7 @@ use crate::crypto::{Skeyseed, confirm_ike, ike_offer};
 use crate::endpoint::Endpoint;
 use crate::nat;
 use crate::output::{Disposition, DropReason, Event, Failure};
-use crate::peer::Negotiation;
+use crate::peer::{AWAY_LAST, Negotiation};
 use crate::sa::{Candidate, Initiating, Offer, SpiOwner};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path, PeerId};
@@ -43,7 +43,7 @@ impl Endpoint {
             .and_then(|p| p.key_exchange.first())
             .copied();
         let (Some(spi), Some(nonce), Some(method)) = (self.draw_ike_spi(), self.draw_nonce(), method) else {
-            self.start_after_failure(peer_id);
+            self.start_after_failure(peer_id, None);
             return;
         };
         let child = self.first_child(peer_id);
@@ -157,7 +157,7 @@ impl Endpoint {
         attempt.attempts = 1;
         let path = attempt.path;
         self.transmit(path, request);
-        let wait = self.retransmit_wait(1);
+        let wait = self.initiate_wait(1);
         self.set_timer(Timer::Initiate(id), wait);
     }
 
@@ -366,8 +366,13 @@ impl Endpoint {
             peer,
             attempt: number,
         });
-        let wait = self.retransmit_wait(number + 1);
+        let wait = self.initiate_wait(number + 1);
         self.set_timer(Timer::Initiate(id), wait);
+    }
+
+    /// The wait after so many transmissions of an initial exchange.
+    pub(crate) fn initiate_wait(&mut self, attempts: u32) -> Duration {
+        self.retransmit_wait(attempts).min(AWAY_LAST)
     }
 
     /// An initial exchange of ours has failed.
@@ -390,7 +395,7 @@ impl Endpoint {
                 self.set_timer(Timer::StartAnew(peer, old), wait);
                 Some(wait)
             }
-            _ => self.start_after_failure(peer),
+            _ => self.start_after_failure(peer, Some(failure)),
         };
         self.event(Event::Failed {
             peer,

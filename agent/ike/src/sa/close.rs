@@ -223,7 +223,7 @@ impl Endpoint {
             CloseReason::Expired | CloseReason::Local => self.drive_peer(peer_id),
             CloseReason::DataPlane | CloseReason::Redundant | CloseReason::Remote | CloseReason::Replaced => {
                 self.promote_redundant(peer_id);
-                self.start_after_failure(peer_id);
+                self.start_after_failure(peer_id, None);
             }
         }
     }

@@ -1,0 +1,463 @@
+//! The wiring: what the API, the host and the engine say comes together here, and goes to those who act on it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::{Api, Client};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::args::{CryptoProvider, RunArgs};
+use crate::clock::wall;
+use crate::desired::{Departed, Desired, Inputs, desired};
+use crate::engine::command::{CredentialsCommand, EngineCommand};
+use crate::engine::event::SharedView;
+use crate::engine::start::{self, Setting};
+use crate::identity::keystore::Keystore;
+use crate::identity::renew::{IdentityState, Renewal, Wanted};
+use crate::identity::verifier::DirectoryVerifier;
+use crate::identity::{self, signer};
+use crate::metrics::Metrics;
+use crate::model::{Authority, Peer};
+use crate::overlay::{self, DetectedOverlay};
+use crate::persist::{LastState, Latch, Store, private_folder};
+use crate::probe::ProbeReport;
+use crate::readiness::Readiness;
+use crate::server::{self, Shared};
+use crate::source::{Snapshot, convert, kube as api};
+use crate::status::Writer;
+use crate::status::compose::StatusInputs;
+use crate::task::Task;
+
+/// The one authority until rotations come (decision 24).
+const AUTHORITY: &str = "default";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Commands that wait while the engine is busy.
+const COMMANDS: usize = 64;
+/// A node that left the directory is blocked, where it was protected, for this long.
+const AFTERMATH: Duration = Duration::from_secs(30);
+/// Without a change everything is looked at this often: latches, departed nodes, files.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    /// The state folder, or a file in it.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was done.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Anything that names itself.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Runs until SIGTERM or SIGINT. SAs and policies stay in the kernel.
+pub(crate) async fn run(args: RunArgs) -> Result<(), AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(io("install the handler of SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io("install the handler of SIGINT"))?;
+    let mut app = App::start(args).await?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: SAs and policies stay for the next run"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: SAs and policies stay for the next run"),
+        ended = app.live() => return Err(ended),
+    }
+    Ok(())
+}
+
+fn io(what: &str) -> impl FnOnce(std::io::Error) -> AppError {
+    let what = what.to_owned();
+    move |source| AppError::Io { what, source }
+}
+
+struct App {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    overlays: watch::Receiver<Option<Vec<DetectedOverlay>>>,
+    report: watch::Receiver<Option<Arc<ProbeReport>>>,
+    identity: watch::Receiver<IdentityState>,
+    wanted: watch::Sender<Option<Wanted>>,
+    status: watch::Sender<Option<Arc<StatusInputs>>>,
+    commands: mpsc::Sender<EngineCommand>,
+    verifier: Arc<DirectoryVerifier>,
+    view: SharedView,
+    store: Store,
+    readiness: Readiness,
+    metrics: Metrics,
+    boot: String,
+    state: State,
+    tasks: Vec<Task>,
+}
+
+/// What was computed last.
+#[derive(Default)]
+struct State {
+    desired: Arc<Desired>,
+    /// Peers of the last complete snapshot, to see who left.
+    peers: BTreeMap<String, Peer>,
+    departed: Vec<Departed>,
+    /// Serial number of the certificate that the engine has.
+    credentials: Option<String>,
+    /// The bundle by which the engine's peers are judged.
+    trusted: Option<String>,
+}
+
+impl App {
+    async fn start(args: RunArgs) -> Result<Self, AppError> {
+        private_folder(&args.run_dir).map_err(io(&format!("make {}", args.run_dir.display())))?;
+        let store =
+            Store::open(args.state_dir.clone()).map_err(io(&format!("open {}", args.state_dir.display())))?;
+        let keystore = Keystore::open(args.state_dir.join("identity")).map_err(|e| AppError::Other(e.to_string()))?;
+        let boot = fs::read_to_string(BOOT_ID).map_err(io(BOOT_ID))?.trim().to_owned();
+        let metrics = Metrics::new();
+        let view = SharedView::new();
+        let verifier = Arc::new(DirectoryVerifier::default());
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (report, reports) = watch::channel(None);
+        // The thread ends with the channel's sender; nobody waits for it.
+        start::start(Setting {
+            provider: provider(args.crypto_provider)?,
+            boot: convert::boot_id(&boot).map_err(AppError::Other)?,
+            verifier: Arc::<DirectoryVerifier>::clone(&verifier),
+            remembered: store.last().policies.iter().map(Into::into).collect(),
+            view: view.clone(),
+            metrics: metrics.clone(),
+            commands: receiver,
+            report,
+        })
+        .map_err(io("start the engine's thread"))?;
+        let readiness = Readiness::starting();
+        let mut tasks = serve(&args, &view, &commands, &readiness, &metrics).await?;
+        let (overlays, task) = overlay::follow();
+        tasks.push(task);
+        let client = client().await?;
+        let (snapshots, mut watches) = api::follow(&client, &args.node_name, &metrics);
+        tasks.append(&mut watches);
+        let (wanted, identity, task) = renewal(&client, keystore);
+        tasks.push(task);
+        let (status, inputs) = watch::channel(None);
+        let writer = Writer {
+            client,
+            node: args.node_name.clone(),
+            inputs,
+            metrics: metrics.clone(),
+        };
+        tasks.push(writer.start());
+        Ok(Self {
+            snapshots,
+            overlays,
+            report: reports,
+            identity,
+            wanted,
+            status,
+            commands,
+            verifier,
+            view,
+            store,
+            readiness,
+            metrics,
+            boot,
+            state: State::default(),
+            tasks,
+        })
+    }
+
+    /// Reacts to changes; ends only when a part of the agent does.
+    async fn live(&mut self) -> AppError {
+        let mut tasks = std::mem::take(&mut self.tasks);
+        let mut changes = self.view.changes();
+        loop {
+            if let Err(error) = self.turn().await {
+                return error;
+            }
+            let ended = futures::future::select_all(tasks.iter_mut().map(|task| Box::pin(task.ended())));
+            tokio::select! {
+                (ended, _, _) = ended => return AppError::Other(ended.to_string()),
+                changed = self.snapshots.changed() => if changed.is_err() { return gone("the watches") },
+                changed = self.overlays.changed() => if changed.is_err() { return gone("overlay detection") },
+                changed = self.identity.changed() => if changed.is_err() { return gone("the certificate loop") },
+                changed = self.report.changed() => if changed.is_err() && self.commands.is_closed() {
+                    return gone("the engine")
+                } else if changed.is_err() {
+                    // The probe is over for good: the engine runs, and reports no more.
+                    self.report = kept(&self.report);
+                },
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            changes.mark_unchanged();
+        }
+    }
+
+    /// One look at everything, and what follows from it.
+    async fn turn(&mut self) -> Result<(), AppError> {
+        if self.commands.is_closed() {
+            return Err(gone("the engine"));
+        }
+        let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+        let identity = self.identity.borrow_and_update().clone();
+        let authority = snapshot.authorities.get(AUTHORITY).cloned();
+        if let Some(authority) = &authority {
+            self.want_certificate(&snapshot, authority);
+        }
+        if snapshot.synced && snapshot.own.is_some() {
+            self.plan(&snapshot, &identity, authority.as_ref()).await?;
+        }
+        self.hand_over_credentials(&identity).await?;
+        self.remember_enforced();
+        self.report_readiness(&snapshot);
+        let inputs = StatusInputs {
+            desired: Arc::clone(&self.state.desired),
+            view: self.view.read(Clone::clone),
+            probe: self.report.borrow().clone(),
+            overlays: self.overlays.borrow_and_update().clone().unwrap_or_default(),
+            authority: AUTHORITY.to_owned(),
+            boot: self.boot.clone(),
+            snapshot,
+            identity,
+        };
+        self.status.send_replace(Some(Arc::new(inputs)));
+        Ok(())
+    }
+
+    fn want_certificate(&self, snapshot: &Snapshot, authority: &Authority) {
+        match identity::wanted(snapshot, authority) {
+            Ok(wanted) => {
+                self.wanted.send_if_modified(|present| {
+                    let changed = *present != wanted;
+                    *present = wanted;
+                    changed
+                });
+            }
+            Err(error) => tracing::error!(authority = authority.name, %error, "the authority cannot be used"),
+        }
+    }
+
+    /// Computes the desired state, and sends it when it differs from what was sent.
+    async fn plan(
+        &mut self,
+        snapshot: &Snapshot,
+        identity: &IdentityState,
+        authority: Option<&Authority>,
+    ) -> Result<(), AppError> {
+        let Some(own) = &snapshot.own else { return Ok(()) };
+        self.notice_departures(snapshot);
+        let own_key = identity.certificate.as_ref().map(|certificate| certificate.leaf.key_fingerprint());
+        let mut next = desired(&Inputs {
+            tunnels: &snapshot.tunnels,
+            peers: &snapshot.peers,
+            departed: &self.state.departed,
+            own,
+            latch: self.store.latch(),
+            last_overlays: &self.store.last().overlays,
+            own_ready: own_key.is_some_and(|key| own.keys.contains(&key)),
+        });
+        next.revision = self.state.desired.revision;
+        let trusted = authority.map(|authority| authority.bundle.clone());
+        let fresh = next != *self.state.desired || self.state.desired.revision == 0;
+        if !fresh && trusted == self.state.trusted {
+            return Ok(());
+        }
+        next.revision += u64::from(fresh);
+        // Peers are judged by the directory before the engine may meet them.
+        if let Some(authority) = authority {
+            match identity::directory(snapshot, &next, authority) {
+                Ok(directory) => self.verifier.replace(directory),
+                Err(error) => tracing::error!(%error, "the authority cannot be used; peers are judged as before"),
+            }
+        }
+        self.state.trusted = trusted;
+        if fresh {
+            // What will be enforced is on disk before it is in force.
+            self.save(&next)?;
+            self.state.desired = Arc::new(next);
+            let command = EngineCommand::SetDesired(Arc::clone(&self.state.desired));
+            self.commands.send(command).await.map_err(|_| gone("the engine"))?;
+        }
+        Ok(())
+    }
+
+    /// Who left the directory, or an address of it, is treated apart for a while.
+    fn notice_departures(&mut self, snapshot: &Snapshot) {
+        let now = wall().as_secs();
+        let present: BTreeMap<&str, &Peer> =
+            snapshot.peers.iter().map(|peer| (peer.node.as_str(), peer)).collect();
+        let until = now + AFTERMATH.as_secs();
+        for (name, old) in &self.state.peers {
+            let new = present.get(name.as_str());
+            let same = new.is_some_and(|new| new.uid == old.uid);
+            let lost: Vec<_> = old
+                .addresses
+                .iter()
+                .filter(|address| !(same && new.is_some_and(|new| new.addresses.contains(address))))
+                .copied()
+                .collect();
+            if !lost.is_empty() {
+                let mut peer = old.clone();
+                peer.addresses = lost;
+                tracing::info!(node = name, moved = same, "node or address left the directory");
+                self.state.departed.push(Departed {
+                    peer,
+                    moved: same,
+                    until,
+                });
+            }
+        }
+        self.state.departed.retain(|departed| departed.until > now);
+        self.state.peers = snapshot.peers.iter().map(|peer| (peer.node.clone(), peer.clone())).collect();
+    }
+
+    /// Writes what a node without API server must know.
+    fn save(&mut self, next: &Desired) -> Result<(), AppError> {
+        let mut latch = self.store.latch().clone();
+        for goal in &next.tunnels {
+            if goal.enforced {
+                latch.enforced.insert(goal.uid.clone());
+            }
+        }
+        let overlays = next
+            .tunnels
+            .iter()
+            .filter(|goal| latch.enforced.contains(&goal.uid))
+            .map(|goal| (goal.uid.clone(), goal.overlays.clone()))
+            .collect();
+        let last = LastState {
+            policies: next.policies.values().map(Into::into).collect(),
+            overlays,
+        };
+        self.store.save_latch(latch).map_err(io("write latch.json"))?;
+        self.store.save_last(last).map_err(io("write policies.json"))
+    }
+
+    /// Clears the latch of tunnels that were released, and of those that are gone, once their policies are.
+    fn remember_enforced(&mut self) {
+        let snapshot = self.snapshots.borrow().clone();
+        let desired = &self.state.desired;
+        let stands = self.view.read(|view| view.programmed >= desired.revision && view.refused.is_empty());
+        if !snapshot.synced || desired.revision == 0 || !stands {
+            return;
+        }
+        let kept = |uid: &String| {
+            let goal = desired.tunnels.iter().find(|goal| goal.uid == *uid);
+            let exists = snapshot.tunnels.iter().any(|tunnel| tunnel.uid == *uid);
+            // A refused object may come back as it was.
+            exists && goal.is_none_or(|goal| !goal.releases) || !snapshot.refused.is_empty() && !exists
+        };
+        let latch = Latch {
+            enforced: self.store.latch().enforced.iter().filter(|uid| kept(uid)).cloned().collect(),
+        };
+        if let Err(error) = self.store.save_latch(latch) {
+            tracing::warn!(%error, "latch.json was not written");
+        }
+    }
+
+    async fn hand_over_credentials(&mut self, identity: &IdentityState) -> Result<(), AppError> {
+        let Some(certificate) = &identity.certificate else {
+            return Ok(());
+        };
+        // Peers accept the key once the directory holds it; until then the former certificate is the better one.
+        let published = self.snapshots.borrow().own.as_ref().is_some_and(|own| {
+            own.keys.is_empty() || own.keys.contains(&certificate.leaf.key_fingerprint())
+        });
+        if !published || self.state.credentials.as_ref() == Some(&certificate.leaf.serial) {
+            return Ok(());
+        }
+        self.metrics.certificate(certificate.leaf.not_after);
+        self.state.credentials = Some(certificate.leaf.serial.clone());
+        let command = EngineCommand::SetCredentials(CredentialsCommand(signer::credentials(certificate)));
+        self.commands.send(command).await.map_err(|_| gone("the engine"))
+    }
+
+    fn report_readiness(&self, snapshot: &Snapshot) {
+        let desired = &self.state.desired;
+        let reason = self.view.read(|view| {
+            if let Some(obstacle) = &view.obstacle {
+                return Some(obstacle.message.clone());
+            }
+            if !view.running {
+                return Some("starting".to_owned());
+            }
+            if !snapshot.synced {
+                return Some("waiting for the API server".to_owned());
+            }
+            if snapshot.own.is_none() {
+                return Some("waiting for the operator to publish this node".to_owned());
+            }
+            let refused = view.refused.values().next().cloned();
+            refused.or_else(|| (view.programmed < desired.revision).then(|| "programming policies".to_owned()))
+        });
+        self.readiness.set(reason);
+    }
+}
+
+fn gone(part: &str) -> AppError {
+    AppError::Other(format!("{part} ended"))
+}
+
+/// A receiver that keeps the last value and never reports another.
+fn kept<T: Clone + Send + Sync + 'static>(receiver: &watch::Receiver<T>) -> watch::Receiver<T> {
+    let (sender, kept) = watch::channel(receiver.borrow().clone());
+    // The sender lives as long as the process: one value, once.
+    std::mem::forget(sender);
+    kept
+}
+
+fn provider(choice: CryptoProvider) -> Result<&'static ipsecmesh_ike::crypto::Provider, AppError> {
+    let name = match choice {
+        CryptoProvider::AwsLcRs => "aws-lc-rs",
+        CryptoProvider::RustCrypto => "rustcrypto",
+    };
+    ipsecmesh_crypto::by_name(name).ok_or_else(|| AppError::Other(format!("--crypto-provider: there is no {name}")))
+}
+
+async fn serve(
+    args: &RunArgs,
+    view: &SharedView,
+    commands: &mpsc::Sender<EngineCommand>,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) -> Result<Vec<Task>, AppError> {
+    let local = server::listen(args.health_listen, "--health-listen").await.map_err(AppError::Other)?;
+    let public = server::listen(args.metrics_listen, "--metrics-listen").await.map_err(AppError::Other)?;
+    let shared = Shared {
+        view: view.clone(),
+        commands: commands.clone(),
+        readiness: readiness.clone(),
+    };
+    Ok(vec![
+        Task::spawn("health server", server::serve_local(local, shared)),
+        Task::spawn("metrics server", server::serve_metrics(public, metrics.clone())),
+    ])
+}
+
+async fn client() -> Result<Client, AppError> {
+    Client::try_default()
+        .await
+        .map_err(|error| AppError::Other(format!("no access to the API server: {error}; the agent runs in a pod")))
+}
+
+type Certificates = (watch::Sender<Option<Wanted>>, watch::Receiver<IdentityState>, Task);
+
+fn renewal(client: &Client, keystore: Keystore) -> Certificates {
+    let (wanted, receiver) = watch::channel(None);
+    let certificate = keystore.load().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the stored certificate cannot be used");
+        None
+    });
+    let state = watch::Sender::new(IdentityState {
+        certificate: certificate.map(Arc::new),
+        ..IdentityState::default()
+    });
+    let identity = state.subscribe();
+    let renewal = Renewal {
+        api: Api::all(client.clone()),
+        keystore,
+        wanted: receiver,
+        state,
+    };
+    (wanted, identity, Task::spawn("certificate", renewal.run()))
+}

@@ -1,0 +1,61 @@
+//! `status` and `rekey`: questions to the agent that runs on this node.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::args::{LocalArgs, RekeyArgs};
+use crate::server::RekeyAnswer;
+
+/// The agent answers at once or not at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Prints the agent's state as JSON.
+pub(crate) async fn status(args: &LocalArgs) -> Result<(), String> {
+    let text = ask(args.health_listen, "GET", "/debug/state").await?;
+    let state: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
+    let pretty = serde_json::to_string_pretty(&state).map_err(|e| e.to_string())?;
+    writeln!(io::stdout(), "{pretty}").map_err(|e| e.to_string())
+}
+
+/// Makes the agent replace SAs.
+pub(crate) async fn rekey(args: &RekeyArgs) -> Result<(), String> {
+    let peer = args.peer.as_ref().map(|peer| format!("&peer={peer}")).unwrap_or_default();
+    let path = format!("/debug/rekey?ike={}{peer}", args.ike);
+    let text = ask(args.local.health_listen, "POST", &path).await?;
+    let answer: RekeyAnswer = serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
+    let kind = if args.ike { "IKE" } else { "CHILD" };
+    if answer.started == 0 {
+        let whom = args.peer.as_deref().unwrap_or("any node");
+        return Err(format!("no {kind} SA with {whom} to be replaced; see `ipsecmesh-agent status`"));
+    }
+    writeln!(io::stdout(), "{} {kind} SAs are being replaced", answer.started).map_err(|e| e.to_string())
+}
+
+/// One request over HTTP/1.0: the server closes after the answer. A whole HTTP client would be the largest part of the
+/// binary for two questions to the loopback.
+async fn ask(address: SocketAddr, method: &str, path: &str) -> Result<String, String> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    let answer = timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| format!("the agent at {address} does not answer"))?
+        .map_err(|error| format!("no agent answers at {address}: {error}; does it run on this node?"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("not an HTTP answer")?;
+    let line = head.lines().next().unwrap_or_default();
+    if line.split_whitespace().nth(1) == Some("200") {
+        Ok(body.to_owned())
+    } else {
+        Err(format!("the agent refused: {}", body.trim()))
+    }
+}

@@ -1,0 +1,9 @@
+//! What the binary does besides `run`: for people on the node, and for the end.
+
+mod flush;
+mod local;
+mod probe;
+
+pub(crate) use flush::flush;
+pub(crate) use local::{rekey, status};
+pub(crate) use probe::probe;
