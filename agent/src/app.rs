@@ -38,6 +38,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const COMMANDS: usize = 64;
 /// A node that left the directory is blocked, where it was protected, for this long.
 const AFTERMATH: Duration = Duration::from_secs(30);
+/// Changes of the engine that come together are taken together: a mesh that starts has many.
+const SETTLE: Duration = Duration::from_millis(5);
 /// Without a change everything is looked at this often: latches, departed nodes, files.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -97,6 +99,8 @@ struct App {
 #[derive(Default)]
 struct State {
     desired: Arc<Desired>,
+    /// What it was computed from: the same again gives the same again.
+    planned: Option<(Arc<Snapshot>, Option<String>)>,
     /// Peers of the last complete snapshot, to see who left.
     peers: BTreeMap<String, Peer>,
     departed: Vec<Departed>,
@@ -186,8 +190,8 @@ impl App {
                     // The probe is over for good: the engine runs, and reports no more.
                     self.report = kept(&self.report);
                 },
-                _ = changes.changed() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                _ = changes.changed() => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(LOOK) => self.state.planned = None,
             }
             changes.mark_unchanged();
         }
@@ -240,13 +244,21 @@ impl App {
     /// Computes the desired state, and sends it when it differs from what was sent.
     async fn plan(
         &mut self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         identity: &IdentityState,
         authority: Option<&Authority>,
     ) -> Result<(), AppError> {
         let Some(own) = &snapshot.own else { return Ok(()) };
+        let own_key = identity
+            .certificate
+            .as_ref()
+            .map(|certificate| certificate.leaf.key_fingerprint());
+        let planned = self.state.planned.as_ref();
+        if planned.is_some_and(|(known, key)| Arc::ptr_eq(known, snapshot) && *key == own_key) {
+            return Ok(());
+        }
+        self.state.planned = Some((Arc::clone(snapshot), own_key.clone()));
         self.notice_departures(snapshot);
-        let own_key = identity.certificate.as_ref().map(|certificate| certificate.leaf.key_fingerprint());
         let mut next = desired(&Inputs {
             tunnels: &snapshot.tunnels,
             peers: &snapshot.peers,
