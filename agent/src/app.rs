@@ -139,8 +139,8 @@ impl App {
         let (overlays, task) = overlay::follow();
         tasks.push(task);
         let client = client().await?;
-        let (snapshots, mut watches) = api::follow(&client, &args.node_name, &metrics);
-        tasks.append(&mut watches);
+        let (snapshots, task) = api::follow(&client, &args.node_name, &metrics);
+        tasks.push(task);
         let (wanted, identity, task) = renewal(&client, keystore);
         tasks.push(task);
         let (status, inputs) = watch::channel(None);

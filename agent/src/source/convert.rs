@@ -1,15 +1,17 @@
-//! From objects of the API to the model. An object that cannot be used is refused by name; it takes no other down.
+//! From objects of the API to the model: pure. What cannot be carried out is named with its field, and takes nothing
+//! else down.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipsecmesh_crds::identity::NodeIdentity;
-use ipsecmesh_crds::peer::{Membership as ApiMembership, Side};
+use ipsecmesh_crds::peer::Side;
 use ipsecmesh_crds::rank::{Narrowness, Rank};
 use ipsecmesh_crds::suite;
-use ipsecmesh_crds::tunnel::{self, FailurePolicy};
-use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel};
+use ipsecmesh_crds::support::unsupported_fields;
+use ipsecmesh_crds::tunnel::{self, DpdAction, FailurePolicy};
+use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
 use ipsecmesh_ike::{
     BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness, LivenessAction,
     Mode, Prf,
@@ -17,130 +19,171 @@ use ipsecmesh_ike::{
 use kube::ResourceExt as _;
 
 use crate::model::{Authority, Membership, Overlay, OverlayEntry, OwnNode, Peer, Rollout, Start, Tunnel};
+use crate::source::table::Row;
 
 /// Highest value of `IPsecTunnel.spec.priority`.
 const HIGHEST_PRIORITY: u16 = 1000;
 /// Distance of two priorities in ranks: room for the width of selectors.
 const RANKS_PER_PRIORITY: u16 = 4;
 
-/// The tunnels in the order in which they win (decision 16).
-pub(crate) fn ranked<'a>(tunnels: impl Iterator<Item = &'a IPsecTunnel>) -> Vec<&'a IPsecTunnel> {
-    let mut tunnels: Vec<&IPsecTunnel> = tunnels.collect();
-    tunnels.sort_by_cached_key(|tunnel| Rank::of(tunnel, Narrowness::default()));
-    tunnels
+/// A tunnel with its place among the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RankedTunnel {
+    /// Its rank.
+    pub(super) rank: Rank,
+    /// The tunnel; its order is given by the snapshot.
+    pub(super) tunnel: Tunnel,
 }
 
-/// A tunnel between nodes.
-pub(crate) fn tunnel(object: &IPsecTunnel, order: usize) -> Result<Tunnel, String> {
-    let spec = &object.spec;
-    let status = object.status.as_ref();
-    let child = &spec.child_sa;
-    let mode = match spec.mode {
-        tunnel::Mode::Transport => Mode::Transport,
-        tunnel::Mode::Tunnel => Mode::Tunnel,
+/// A tunnel. A spec that cannot be carried out leaves the way it was protected in force: an edit never opens cleartext.
+/// Without an earlier one there are no proposals: policies stand, and nothing passes them. A suspended tunnel stays as it
+/// was, until it is taken down.
+pub(super) fn tunnel(object: &IPsecTunnel, before: Option<&RankedTunnel>) -> Row<RankedTunnel> {
+    let Some(uid) = object.metadata.uid.clone() else {
+        return Row { value: before.cloned(), problem: Some("metadata.uid is missing".to_owned()) };
     };
-    let overlay = status.map_or(&[][..], |status| &status.effective_overlay);
-    Ok(Tunnel {
-        name: object.name_any(),
-        uid: object.uid().unwrap_or_default(),
-        order,
+    let earlier = before.map(|before| &before.tunnel).filter(|before| before.uid == uid);
+    let problem = problem(&object.spec);
+    let rank = Rank::of(object, Narrowness::default());
+    let status = object.status.as_ref();
+    let rollout = status
+        .and_then(|status| status.rollout.as_ref())
+        .map(|rollout| Rollout { generation: rollout.generation, phase: rollout.phase });
+    let leaves = rollout.is_some_and(|rollout| rollout.phase.is_teardown());
+    if let Some(earlier) = earlier.filter(|_| object.spec.suspend && !leaves) {
+        let tunnel = Tunnel { suspended: true, ..earlier.clone() };
+        return Row { value: Some(RankedTunnel { rank, tunnel }), problem };
+    }
+    let mut tunnel = match (&problem, earlier) {
+        (Some(_), Some(earlier)) => earlier.clone(),
+        (Some(_), None) => Tunnel {
+            mode: Mode::Transport,
+            ike_proposals: Vec::new(),
+            child_proposals: Vec::new(),
+            ..carried_out(&object.spec)
+        },
+        (None, _) => carried_out(&object.spec),
+    };
+    tunnel.name = object.name_any();
+    tunnel.uid = uid;
+    tunnel.suspended = object.spec.suspend;
+    tunnel.block = object.spec.failure_policy == FailurePolicy::Block;
+    tunnel.rollout = rollout;
+    tunnel.overlay = status
+        .into_iter()
+        .flat_map(|status| &status.effective_overlay)
+        .map(|entry| OverlayEntry {
+            overlay: Overlay { protocol: entry.protocol, port: entry.port },
+            phase: entry.phase,
+        })
+        .collect();
+    Row { value: Some(RankedTunnel { rank, tunnel }), problem }
+}
+
+/// What of the spec cannot be carried out.
+fn problem(spec: &IPsecTunnelSpec) -> Option<String> {
+    let unsupported: Vec<String> = unsupported_fields(spec).iter().map(ToString::to_string).collect();
+    if !unsupported.is_empty() {
+        return Some(unsupported.join("; "));
+    }
+    if ike_proposals(spec).is_empty() {
+        return Some("spec.ike.proposals: no proposal has only algorithms that this agent knows".to_owned());
+    }
+    if child_proposals(spec).is_empty() {
+        return Some("spec.childSA.proposals: no proposal has only algorithms that this agent knows".to_owned());
+    }
+    None
+}
+
+/// The part of a tunnel that its spec decides.
+fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
+    let child = &spec.child_sa;
+    Tunnel {
+        name: String::new(),
+        uid: String::new(),
+        order: 0,
         policy_rank: HIGHEST_PRIORITY.saturating_sub(spec.priority) * RANKS_PER_PRIORITY,
         suspended: spec.suspend,
-        rollout: status.and_then(|status| status.rollout.as_ref()).map(|rollout| Rollout {
-            generation: rollout.generation,
-            phase: rollout.phase,
-        }),
-        overlay: overlay
-            .iter()
-            .map(|entry| OverlayEntry {
-                overlay: Overlay {
-                    protocol: entry.protocol,
-                    port: entry.port,
-                },
-                phase: entry.phase,
-            })
-            .collect(),
+        rollout: None,
+        overlay: Vec::new(),
         block: spec.failure_policy == FailurePolicy::Block,
-        mode,
+        mode: match spec.mode {
+            tunnel::Mode::Transport => Mode::Transport,
+            tunnel::Mode::Tunnel => Mode::Tunnel,
+        },
         start: match child.initiation {
             tunnel::Initiation::Auto => Start::Auto,
             tunnel::Initiation::Eager => Start::Eager,
             tunnel::Initiation::OnDemand => Start::OnDemand,
         },
         encapsulation: match child.encapsulation {
-            tunnel::Encapsulation::Auto => Encapsulation::Auto,
             tunnel::Encapsulation::Always => Encapsulation::Always,
+            tunnel::Encapsulation::Auto => Encapsulation::Auto,
             tunnel::Encapsulation::Never => Encapsulation::Never,
         },
-        ike_proposals: ike_proposals(&spec.effective_ike_proposals())?,
+        ike_proposals: ike_proposals(spec),
         ike_lifetime: spec.ike.lifetime.to_std(),
         liveness: Liveness {
             interval: spec.ike.dpd.interval.to_std(),
             action: match spec.ike.dpd.action {
-                tunnel::DpdAction::Restart => LivenessAction::Restart,
-                tunnel::DpdAction::Clear => LivenessAction::Clear,
+                DpdAction::Clear => LivenessAction::Clear,
+                DpdAction::Restart => LivenessAction::Restart,
             },
         },
-        child_proposals: child_proposals(&spec.effective_child_proposals())?,
+        child_proposals: child_proposals(spec),
         lifetime: Lifetime {
             time: child.lifetime.time.to_std(),
-            bytes: child.lifetime.bytes.map(ipsecmesh_crds::units::ByteQuantity::as_bytes),
+            bytes: child.lifetime.bytes.map(|bytes| bytes.as_bytes()),
             packets: child.lifetime.packets,
         },
         rekey_margin_percent: child.rekey_margin_percent,
         esn: child.extended_sequence_numbers,
         replay_window: u32::from(child.replay_window),
-    })
-}
-
-/// What of the proposals this engine can do. A proposal that demands more is left out; at least one has to be left.
-fn ike_proposals(proposals: &[suite::IkeProposal]) -> Result<Vec<IkeProposal>, String> {
-    let one = |proposal: &suite::IkeProposal| {
-        let converted = IkeProposal {
-            encryption: proposal.encryption.iter().filter_map(|c| encryption(*c)).collect(),
-            prf: proposal.prf.iter().filter_map(|p| prf(*p)).collect(),
-            key_exchange: proposal.key_exchange.iter().filter_map(|k| key_exchange(*k)).collect(),
-        };
-        let complete =
-            !converted.encryption.is_empty() && !converted.prf.is_empty() && !converted.key_exchange.is_empty();
-        (complete && proposal.additional_key_exchange.is_empty()).then_some(converted)
-    };
-    let usable: Vec<_> = proposals.iter().filter_map(one).collect();
-    if usable.is_empty() {
-        return Err(
-            "spec.ike.proposals or spec.suite: this agent can do none of them; it has AES-GCM-16-128/256 with \
-             HMAC-SHA2-256/384 and X25519 or ECP-256"
-                .to_owned(),
-        );
     }
-    Ok(usable)
 }
 
-fn child_proposals(proposals: &[suite::ChildProposal]) -> Result<Vec<ChildProposal>, String> {
+/// The proposals of the IKE SA, reduced to what the engine has. One with required additional key exchanges is left out
+/// as a whole: without them it would be another proposal.
+fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
+    let one = |proposal: &suite::IkeProposal| IkeProposal {
+        encryption: known(&proposal.encryption, encryption),
+        prf: known(&proposal.prf, prf),
+        key_exchange: known(&proposal.key_exchange, key_exchange),
+    };
+    spec.effective_ike_proposals()
+        .iter()
+        .filter(|proposal| proposal.additional_key_exchange.is_empty())
+        .map(one)
+        .filter(|one| !one.encryption.is_empty() && !one.prf.is_empty() && !one.key_exchange.is_empty())
+        .collect()
+}
+
+/// The proposals of the CHILD SA, likewise. A list of key exchanges of which none is known must not become "none".
+fn child_proposals(spec: &IPsecTunnelSpec) -> Vec<ChildProposal> {
     let one = |proposal: &suite::ChildProposal| {
-        let converted = ChildProposal {
-            encryption: proposal.encryption.iter().filter_map(|c| encryption(*c)).collect(),
-            key_exchange: proposal.key_exchange.iter().filter_map(|k| key_exchange(*k)).collect(),
+        let made = ChildProposal {
+            encryption: known(&proposal.encryption, encryption),
+            key_exchange: known(&proposal.key_exchange, key_exchange),
         };
-        let usable = !converted.encryption.is_empty() && proposal.additional_key_exchange.is_empty();
-        usable.then_some(converted)
+        let secrecy = proposal.key_exchange.is_empty() || !made.key_exchange.is_empty();
+        (secrecy && !made.encryption.is_empty()).then_some(made)
     };
-    let usable: Vec<_> = proposals.iter().filter_map(one).collect();
-    if usable.is_empty() {
-        return Err(
-            "spec.childSA.proposals or spec.suite: this agent can do none of them; it has AES-GCM-16-128/256 with \
-             X25519 or ECP-256"
-                .to_owned(),
-        );
-    }
-    Ok(usable)
+    spec.effective_child_proposals()
+        .iter()
+        .filter(|proposal| proposal.additional_key_exchange.is_empty())
+        .filter_map(one)
+        .collect()
+}
+
+fn known<A: Copy, B>(names: &[A], find: fn(A) -> Option<B>) -> Vec<B> {
+    names.iter().filter_map(|name| find(*name)).collect()
 }
 
 fn encryption(name: suite::Encryption) -> Option<Encryption> {
     match name {
         suite::Encryption::AesGcm16With128 => Some(Encryption::AesGcm16Key128),
         suite::Encryption::AesGcm16With256 => Some(Encryption::AesGcm16Key256),
-        suite::Encryption::ChaCha20Poly1305 | suite::Encryption::AesCbc256 | suite::Encryption::AesCbc128 => None,
+        suite::Encryption::AesCbc128 | suite::Encryption::AesCbc256 | suite::Encryption::ChaCha20Poly1305 => None,
     }
 }
 
@@ -154,8 +197,8 @@ fn prf(name: suite::Prf) -> Option<Prf> {
 
 fn key_exchange(name: suite::KeyExchange) -> Option<KeyExchange> {
     match name {
-        suite::KeyExchange::X25519 => Some(KeyExchange::X25519),
         suite::KeyExchange::Ecp256 => Some(KeyExchange::Ecp256),
+        suite::KeyExchange::X25519 => Some(KeyExchange::X25519),
         suite::KeyExchange::Ecp384
         | suite::KeyExchange::Ecp521
         | suite::KeyExchange::Modp2048
@@ -164,42 +207,59 @@ fn key_exchange(name: suite::KeyExchange) -> Option<KeyExchange> {
     }
 }
 
-/// A node in the directory.
-pub(crate) fn peer(object: &IPsecPeer) -> Result<Peer, String> {
+/// A node of the directory. A bad address is left out, the rest of the node counts.
+pub(super) fn peer(object: &IPsecPeer, _: Option<&Peer>) -> Row<Peer> {
     let spec = &object.spec;
+    let mut problems = Vec::new();
     let mut addresses = Vec::new();
-    for text in &spec.addresses {
-        let address: IpAddr = text
-            .parse()
-            .map_err(|_| format!("spec.addresses: {text:?} is no IP address"))?;
-        addresses.push(address);
+    for (index, text) in spec.addresses.iter().enumerate() {
+        match text.parse::<IpAddr>() {
+            Ok(address) if usable(address) => addresses.push(address),
+            Ok(_) | Err(_) => {
+                problems.push(format!("spec.addresses[{index}]: {text:?} is not the address of one host"));
+            }
+        }
     }
-    let boot = spec.boot_id.as_deref().map(boot_id).transpose()?;
-    Ok(Peer {
+    let boot = match spec.boot_id.as_deref().map(boot_id).transpose() {
+        Ok(boot) => boot,
+        Err(problem) => {
+            problems.push(format!("spec.{problem}: a restart of the node is found by its silence only"));
+            None
+        }
+    };
+    let peer = Peer {
         node: object.name_any(),
         uid: spec.node_uid.clone(),
         boot,
         identity: spec.identity.clone(),
         addresses,
         keys: spec.keys.iter().cloned().collect::<BTreeSet<_>>(),
-        memberships: spec.memberships.iter().map(membership).collect(),
-    })
+        memberships: spec
+            .memberships
+            .iter()
+            .map(|membership| Membership {
+                tunnel: membership.tunnel.clone(),
+                local: matches!(membership.side, Side::Both | Side::Local),
+                remote: matches!(membership.side, Side::Both | Side::Remote),
+                phase: membership.phase,
+            })
+            .collect(),
+    };
+    let problem = (!problems.is_empty()).then(|| problems.join("; "));
+    Row { value: Some(peer), problem }
 }
 
-fn membership(object: &ApiMembership) -> Membership {
-    Membership {
-        tunnel: object.tunnel.clone(),
-        local: matches!(object.side, Side::Local | Side::Both),
-        remote: matches!(object.side, Side::Remote | Side::Both),
-        phase: object.phase,
-    }
+/// Policies for any of the others would catch traffic that is not a node's.
+fn usable(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast)
 }
 
 /// A boot as the kernel names it: a UUID.
 pub(crate) fn boot_id(text: &str) -> Result<BootId, String> {
     let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
     let refused = || format!("bootID {text:?} is no UUID");
-    if digits.len() != 32 {
+    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(refused());
     }
     u128::from_str_radix(&digits, 16)
@@ -208,27 +268,30 @@ pub(crate) fn boot_id(text: &str) -> Result<BootId, String> {
 }
 
 /// An authority, once it has roots to trust.
-pub(crate) fn authority(object: &IPsecAuthority) -> Option<Authority> {
-    let spec = &object.spec;
-    let status = object.status.as_ref()?;
-    Some(Authority {
+pub(super) fn authority(object: &IPsecAuthority, _: Option<&Authority>) -> Row<Authority> {
+    let status = object.status.as_ref();
+    let Some(bundle) = status.and_then(|status| status.bundle.clone()) else {
+        return Row { value: None, problem: None };
+    };
+    let certificate = &object.spec.node_certificate;
+    Row::good(Authority {
         name: object.name_any(),
-        trust_domain: spec.trust_domain.clone(),
-        lifetime: spec.node_certificate.lifetime.to_std(),
-        renew_at_percent: u64::from(spec.node_certificate.renew_at_percent),
-        bundle: status.bundle.clone()?,
-        bundle_hash: status.bundle_hash.clone(),
+        trust_domain: object.spec.trust_domain.clone(),
+        lifetime: certificate.lifetime.to_std(),
+        renew_at_percent: u64::from(certificate.renew_at_percent),
+        bundle,
+        bundle_hash: status.and_then(|status| status.bundle_hash.clone()),
     })
 }
 
-/// This node's own object.
-pub(crate) fn own_node(object: &IPsecNode) -> OwnNode {
-    OwnNode {
+/// A node's own object.
+pub(super) fn node(object: &IPsecNode, _: Option<&OwnNode>) -> Row<OwnNode> {
+    Row::good(OwnNode {
         object_uid: object.uid().unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
         certificate_generation: object.spec.certificate_generation,
         status: object.status.clone().map(Arc::new),
-    }
+    })
 }
 
 /// The identity that `peer` must prove in the authority's trust domain.
@@ -237,89 +300,4 @@ pub(crate) fn identity(peer: &Peer, authority: &Authority) -> NodeIdentity {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use ipsecmesh_crds::phase::Phase;
-    use ipsecmesh_crds::suite::Suite;
-    use ipsecmesh_crds::tunnel::{EffectiveOverlay, IPsecTunnelSpec, IPsecTunnelStatus};
-    use ipsecmesh_crds::{IPsecPeerSpec, tunnel as api};
-
-    use super::*;
-
-    #[test]
-    fn an_empty_tunnel_has_the_documented_defaults() {
-        let converted = tunnel(&IPsecTunnel::new("mesh", IPsecTunnelSpec::default()), 0).expect("usable");
-        assert_eq!(converted.mode, Mode::Transport);
-        assert_eq!(converted.start, Start::Auto);
-        assert_eq!(converted.lifetime.time, Duration::from_hours(1));
-        assert_eq!(converted.replay_window, 4096);
-        assert!(converted.esn && converted.block && converted.rollout.is_none());
-        let ike = &converted.ike_proposals;
-        assert_eq!(ike.len(), 1, "the proposal with ML-KEM waits for its key exchange");
-        assert_eq!(ike[0].encryption, [Encryption::AesGcm16Key256]);
-        assert_eq!(ike[0].prf, [Prf::HmacSha384]);
-        assert_eq!(converted.child_proposals[0].encryption, [Encryption::AesGcm16Key256]);
-    }
-
-    #[test]
-    fn a_suite_beyond_this_agent_is_refused_with_the_field() {
-        let spec = IPsecTunnelSpec {
-            suite: Some(Suite::Cnsa2),
-            ..IPsecTunnelSpec::default()
-        };
-        let refused = tunnel(&IPsecTunnel::new("mesh", spec), 0).expect_err("ML-KEM-1024 only");
-        assert!(refused.contains("spec.suite"), "{refused}");
-    }
-
-    #[test]
-    fn phases_and_overlays_come_from_the_status() {
-        let mut object = IPsecTunnel::new("mesh", IPsecTunnelSpec::default());
-        object.status = Some(IPsecTunnelStatus {
-            rollout: Some(api::Rollout {
-                generation: 3,
-                phase: Phase::Encrypting,
-                since: None,
-            }),
-            effective_overlay: vec![EffectiveOverlay {
-                protocol: 17,
-                port: Some(8472),
-                phase: Some(Phase::Draining),
-            }],
-            ..IPsecTunnelStatus::default()
-        });
-        let converted = tunnel(&object, 0).expect("usable");
-        let rollout = converted.rollout.expect("there");
-        assert_eq!((rollout.generation, rollout.phase), (3, Phase::Encrypting));
-        assert_eq!(converted.overlay[0].overlay.port, Some(8472));
-        assert_eq!(converted.overlay[0].phase, Some(Phase::Draining));
-    }
-
-    #[test]
-    fn a_higher_priority_has_a_lower_rank() {
-        let of = |priority| {
-            let spec = IPsecTunnelSpec {
-                priority,
-                ..IPsecTunnelSpec::default()
-            };
-            tunnel(&IPsecTunnel::new("mesh", spec), 0).expect("usable").policy_rank
-        };
-        assert!(of(1000) < of(101) && of(101) + 1 < of(100) && of(100) < of(0));
-    }
-
-    #[test]
-    fn a_peer_with_a_bad_address_or_boot_is_refused() {
-        let with = |address: &str, boot: Option<&str>| {
-            let spec = IPsecPeerSpec {
-                addresses: vec![address.to_owned()],
-                boot_id: boot.map(str::to_owned),
-                ..IPsecPeerSpec::default()
-            };
-            peer(&IPsecPeer::new("a", spec))
-        };
-        let good = with("10.0.0.1", Some("0b8f7a52-59f1-4d0e-9a3e-3f1f0e6a4c55\n")).expect("usable");
-        assert_eq!(good.boot.map(|boot| boot.0[0]), Some(0x0b));
-        assert!(with("10.0.0", None).expect_err("no address").contains("spec.addresses"));
-        assert!(with("10.0.0.1", Some("zz")).expect_err("no UUID").contains("bootID"));
-    }
-}
+mod tests;

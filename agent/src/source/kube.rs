@@ -1,250 +1,202 @@
-//! The watches: four kinds, listed once and followed from then on. A watch that breaks leaves the last state in force.
+//! The watches: four kinds, listed once and followed from then on. A watch that breaks leaves the last state in force;
+//! a list counts when it is complete; an object that does not parse takes no other down.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::Debug;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel};
+use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
+use crate::model::{Authority, OwnNode, Peer, Tunnel};
 use crate::source::Snapshot;
-use crate::source::convert;
+use crate::source::convert::{self, RankedTunnel};
+use crate::source::table::{Backoff, Table};
 use crate::task::Task;
 
 /// Changes that come together are taken together: a rollout touches many objects within a moment.
 const SETTLE: Duration = Duration::from_millis(10);
 
-/// The objects as they were last seen.
-#[derive(Debug, Default)]
-struct Objects {
-    tunnels: Kind<IPsecTunnel>,
-    authorities: Kind<IPsecAuthority>,
-    peers: Kind<IPsecPeer>,
-    nodes: Kind<IPsecNode>,
-}
-
-/// All objects of one kind by name.
-#[derive(Debug)]
-struct Kind<K> {
-    present: BTreeMap<String, Arc<K>>,
-    /// What a list in progress has brought; it takes the place of `present` when it is complete.
-    listing: BTreeMap<String, Arc<K>>,
-    synced: bool,
-}
-
-impl<K> Default for Kind<K> {
-    fn default() -> Self {
-        Self {
-            present: BTreeMap::new(),
-            listing: BTreeMap::new(),
-            synced: false,
-        }
-    }
-}
-
-impl<K: Resource<DynamicType = ()>> Kind<K> {
-    /// Whether something that others can see has changed.
-    fn take(&mut self, event: Event<K>) -> bool {
-        match event {
-            Event::Apply(object) => {
-                self.present.insert(object.name_any(), Arc::new(object));
-                true
-            }
-            Event::Delete(object) => self.present.remove(&object.name_any()).is_some(),
-            Event::Init => {
-                self.listing.clear();
-                false
-            }
-            Event::InitApply(object) => {
-                self.listing.insert(object.name_any(), Arc::new(object));
-                false
-            }
-            Event::InitDone => {
-                self.present = std::mem::take(&mut self.listing);
-                self.synced = true;
-                true
-            }
-        }
-    }
-}
-
-/// Follows the API for the node `name`. The tasks end with the guard.
-pub(crate) fn follow(client: &Client, name: &str, metrics: &Metrics) -> (watch::Receiver<Arc<Snapshot>>, Vec<Task>) {
+/// Follows the API for the node `name`. The receiver holds an empty snapshot until all kinds are listed.
+pub(crate) fn follow(client: &Client, name: &str, metrics: &Metrics) -> (watch::Receiver<Arc<Snapshot>>, Task) {
+    let (publisher, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let follower = Follower {
-        objects: Arc::default(),
-        changed: watch::Sender::new(()),
+        objects: Objects::new(name),
+        publisher,
         metrics: metrics.clone(),
     };
-    let own = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let all = watcher::Config::default;
-    let (publisher, snapshots) = watch::channel(Arc::new(Snapshot::default()));
-    let tasks = vec![
-        Task::spawn("watch of IPsecTunnel", follower.clone().watch(client, all(), |o| &mut o.tunnels)),
-        Task::spawn("watch of IPsecAuthority", follower.clone().watch(client, all(), |o| &mut o.authorities)),
-        Task::spawn("watch of IPsecPeer", follower.clone().watch(client, all(), |o| &mut o.peers)),
-        Task::spawn("watch of IPsecNode", follower.clone().watch(client, own, |o| &mut o.nodes)),
-        Task::spawn("snapshots", follower.publish(name.to_owned(), publisher)),
-    ];
-    (snapshots, tasks)
+    let task = Task::spawn("watches of the API", follower.run(changes(client, name)));
+    (snapshots, task)
 }
 
-#[derive(Clone)]
+/// A change of one kind, or the kind whose watch broke.
+enum Change {
+    Authority(Event<DeserializeGuard<IPsecAuthority>>),
+    Broken(&'static str, watcher::Error),
+    Node(Event<DeserializeGuard<IPsecNode>>),
+    Peer(Event<DeserializeGuard<IPsecPeer>>),
+    Tunnel(Event<DeserializeGuard<IPsecTunnel>>),
+}
+
+/// All kinds in one stream.
+fn changes(client: &Client, name: &str) -> impl Stream<Item = Change> + Send + use<> {
+    let own = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let all = watcher::Config::default;
+    futures::stream::select_all([
+        one_kind(client, all(), "IPsecTunnel", Change::Tunnel),
+        one_kind(client, all(), "IPsecPeer", Change::Peer),
+        one_kind(client, all(), "IPsecAuthority", Change::Authority),
+        one_kind(client, own, "IPsecNode", Change::Node),
+    ])
+}
+
+fn one_kind<K>(
+    client: &Client,
+    config: watcher::Config,
+    kind: &'static str,
+    wrap: fn(Event<DeserializeGuard<K>>) -> Change,
+) -> Pin<Box<dyn Stream<Item = Change> + Send>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
+    let stream = watcher(api, config)
+        .backoff(Backoff::default())
+        .map(move |event| event.map_or_else(|error| Change::Broken(kind, error), wrap));
+    Box::pin(stream)
+}
+
 struct Follower {
-    objects: Arc<Mutex<Objects>>,
-    changed: watch::Sender<()>,
+    objects: Objects,
+    publisher: watch::Sender<Arc<Snapshot>>,
     metrics: Metrics,
 }
 
 impl Follower {
-    fn watch<K>(
-        self,
-        client: &Client,
-        config: watcher::Config,
-        kind: fn(&mut Objects) -> &mut Kind<K>,
-    ) -> impl Future<Output = ()> + Send + 'static
-    where
-        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
-    {
-        let mut events = Box::pin(watcher(Api::<K>::all(client.clone()), config).default_backoff());
-        async move {
-            let mut broken = false;
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(event) => {
-                        broken = false;
-                        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-                        if kind(&mut objects).take(event) {
-                            self.changed.send_replace(());
-                        }
-                    }
-                    Err(error) => {
-                        self.metrics.watch_failed();
-                        if !std::mem::replace(&mut broken, true) {
-                            tracing::warn!(kind = %K::kind(&()), %error, "the watch broke; the last state stays in force");
-                        }
-                    }
+    async fn run(mut self, mut changes: impl Stream<Item = Change> + Send + Unpin) {
+        let mut due: Option<Instant> = None;
+        loop {
+            let publish = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // A watch does not end by itself.
+                change = changes.next() => match change {
+                    Some(change) if self.take(change) => { due.get_or_insert_with(|| Instant::now() + SETTLE); }
+                    Some(_) => {}
+                    None => return,
+                },
+                () = publish => {
+                    due = None;
+                    self.publish();
                 }
             }
         }
     }
 
-    async fn publish(self, name: String, publisher: watch::Sender<Arc<Snapshot>>) {
-        let mut changes = self.changed.subscribe();
-        while changes.changed().await.is_ok() {
-            sleep(SETTLE).await;
-            changes.mark_unchanged();
-            let mut snapshot = {
-                let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-                objects.snapshot(&name)
-            };
-            snapshot.freeze_suspended(&publisher.borrow());
-            publisher.send_if_modified(|present| {
-                let fresh = **present != snapshot;
-                if fresh {
-                    *present = Arc::new(snapshot);
-                }
-                fresh
-            });
+    /// Whether something that others can see may have changed.
+    fn take(&mut self, change: Change) -> bool {
+        if let Change::Broken(kind, error) = &change {
+            self.metrics.watch_failed();
+            tracing::warn!(kind, %error, "the watch broke; the last state stays in force");
         }
+        self.objects.take(change)
     }
+
+    fn publish(&self) {
+        let snapshot = self.objects.snapshot();
+        if !snapshot.synced {
+            return;
+        }
+        self.publisher.send_if_modified(|present| {
+            let fresh = **present != snapshot;
+            if fresh {
+                tell(present, &snapshot);
+                *present = Arc::new(snapshot);
+            }
+            fresh
+        });
+    }
+}
+
+/// The log's part of a new snapshot.
+fn tell(before: &Snapshot, now: &Snapshot) {
+    if !before.synced {
+        let (tunnels, peers) = (now.tunnels.len(), now.peers.len());
+        tracing::info!(tunnels, peers, "the API was read");
+    }
+    for (object, reason) in now.refused.iter().filter(|(object, reason)| before.refused.get(*object) != Some(reason)) {
+        tracing::warn!(object, reason, "an object cannot be used as it is");
+    }
+}
+
+/// The objects as they were last seen, parsed.
+struct Objects {
+    name: String,
+    tunnels: Table<RankedTunnel>,
+    peers: Table<Peer>,
+    authorities: Table<Authority>,
+    nodes: Table<OwnNode>,
 }
 
 impl Objects {
-    fn snapshot(&self, name: &str) -> Snapshot {
-        let mut snapshot = Snapshot {
-            synced: self.tunnels.synced && self.authorities.synced && self.peers.synced && self.nodes.synced,
-            ..Snapshot::default()
-        };
-        let tunnels = convert::ranked(self.tunnels.present.values().map(AsRef::as_ref));
-        for (order, tunnel) in tunnels.into_iter().enumerate() {
-            match convert::tunnel(tunnel, order) {
-                Ok(tunnel) => snapshot.tunnels.push(tunnel),
-                Err(reason) => snapshot.refuse("IPsecTunnel", &tunnel.name_any(), reason),
-            }
-        }
-        for peer in self.peers.present.values() {
-            match convert::peer(peer) {
-                Ok(peer) if peer.node == name => snapshot.own = Some(peer),
-                Ok(peer) => snapshot.peers.push(peer),
-                Err(reason) => snapshot.refuse("IPsecPeer", &peer.name_any(), reason),
-            }
-        }
-        for authority in self.authorities.present.values() {
-            if let Some(authority) = convert::authority(authority) {
-                snapshot.authorities.insert(authority.name.clone(), authority);
-            }
-        }
-        snapshot.node = self.nodes.present.get(name).map(|node| convert::own_node(node));
-        snapshot
-    }
-}
-
-impl Snapshot {
-    /// A suspended tunnel stays as it was when it was suspended.
-    fn freeze_suspended(&mut self, before: &Self) {
-        for tunnel in self.tunnels.iter_mut().filter(|tunnel| tunnel.suspended) {
-            if let Some(known) = before.tunnels.iter().find(|known| known.uid == tunnel.uid) {
-                *tunnel = crate::model::Tunnel {
-                    suspended: true,
-                    order: tunnel.order,
-                    ..known.clone()
-                };
-            }
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            tunnels: Table::default(),
+            peers: Table::default(),
+            authorities: Table::default(),
+            nodes: Table::default(),
         }
     }
 
-    fn refuse(&mut self, kind: &str, name: &str, reason: String) {
-        self.refused.insert(format!("{kind} {name}"), reason);
+    fn take(&mut self, change: Change) -> bool {
+        match change {
+            Change::Authority(event) => self.authorities.take(event, convert::authority),
+            Change::Broken(..) => false,
+            Change::Node(event) => self.nodes.take(event, convert::node),
+            Change::Peer(event) => self.peers.take(event, convert::peer),
+            Change::Tunnel(event) => self.tunnels.take(event, convert::tunnel),
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut ranked: Vec<&RankedTunnel> = self.tunnels.values().map(|(_, tunnel)| tunnel).collect();
+        ranked.sort_by(|a, b| a.rank.cmp(&b.rank));
+        let tunnel = |(order, ranked): (usize, &RankedTunnel)| Tunnel { order, ..ranked.tunnel.clone() };
+        let others = self.peers.values().filter(|(name, _)| *name != self.name);
+        let refused = [
+            ("IPsecTunnel", self.tunnels.problems()),
+            ("IPsecPeer", self.peers.problems()),
+            ("IPsecAuthority", self.authorities.problems()),
+            ("IPsecNode", self.nodes.problems()),
+        ];
+        Snapshot {
+            synced: self.tunnels.synced() && self.peers.synced() && self.authorities.synced() && self.nodes.synced(),
+            tunnels: ranked.into_iter().enumerate().map(tunnel).collect(),
+            peers: others.map(|(_, peer)| peer.clone()).collect(),
+            own: self.peers.find(&self.name).cloned(),
+            node: self.nodes.find(&self.name).cloned(),
+            authorities: self.authorities.values().map(|(name, value)| (name.to_owned(), value.clone())).collect(),
+            refused: refused
+                .into_iter()
+                .flat_map(|(kind, problems)| problems.into_iter().map(move |(name, text)| (format!("{kind} {name}"), text)))
+                .collect(),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer(name: &str) -> IPsecPeer {
-        IPsecPeer::new(name, ipsecmesh_crds::IPsecPeerSpec::default())
-    }
-
-    #[test]
-    fn a_suspended_tunnel_keeps_its_last_shape() {
-        let with = |suspend, priority| {
-            let spec = ipsecmesh_crds::IPsecTunnelSpec {
-                suspend,
-                priority,
-                ..ipsecmesh_crds::IPsecTunnelSpec::default()
-            };
-            let tunnel = convert::tunnel(&IPsecTunnel::new("mesh", spec), 0).expect("usable");
-            Snapshot {
-                tunnels: vec![tunnel],
-                ..Snapshot::default()
-            }
-        };
-        let (before, mut after) = (with(false, 100), with(true, 900));
-        after.freeze_suspended(&before);
-        assert_eq!(after.tunnels[0].policy_rank, before.tunnels[0].policy_rank);
-        assert!(after.tunnels[0].suspended);
-    }
-
-    #[test]
-    fn a_list_that_breaks_off_changes_nothing() {
-        let mut kind = Kind::default();
-        for event in [Event::Init, Event::InitApply(peer("a")), Event::InitApply(peer("b"))] {
-            assert!(!kind.take(event));
-        }
-        assert!(kind.take(Event::InitDone) && kind.synced);
-        assert!(!kind.take(Event::Init) && !kind.take(Event::InitApply(peer("a"))));
-        assert_eq!(kind.present.len(), 2, "the list is not complete");
-        assert!(kind.take(Event::InitDone));
-        assert_eq!(kind.present.keys().collect::<Vec<_>>(), ["a"]);
-        assert!(kind.take(Event::Delete(peer("a"))));
-        assert!(!kind.take(Event::Delete(peer("a"))));
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 
 pub(crate) mod convert;
 pub(crate) mod kube;
+mod table;
 
 use std::collections::BTreeMap;
 

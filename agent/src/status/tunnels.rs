@@ -1,7 +1,7 @@
 //! How far each tunnel is on this node: counts of peers, failing pairs, and the echo that the rollout waits for.
 
 use ipsecmesh_crds::node::{Failure as ApiFailure, PeerCounts, RolloutEcho, TunnelReport};
-use ipsecmesh_ike::Failure;
+use ipsecmesh_ike::{Failure, PeerId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
@@ -20,18 +20,22 @@ pub(crate) struct Standing<'a> {
     pub(crate) goal: &'a TunnelGoal,
     /// Its peers.
     pub(crate) counts: PeerCounts,
+    /// Peers that nobody can start with: they have published no key yet.
+    silent: u32,
     /// Those that fail, by the Node's name.
     pub(crate) failing: Vec<(&'a str, &'a FailureView)>,
 }
 
 /// Counts every tunnel's peers.
 pub(crate) fn standing<'a>(desired: &'a Desired, view: &'a View) -> Vec<Standing<'a>> {
-    desired.tunnels.iter().map(|goal| of(goal, view)).collect()
+    desired.tunnels.iter().map(|goal| of(goal, desired, view)).collect()
 }
 
-fn of<'a>(goal: &'a TunnelGoal, view: &'a View) -> Standing<'a> {
+fn of<'a>(goal: &'a TunnelGoal, desired: &Desired, view: &'a View) -> Standing<'a> {
     let mut counts = PeerCounts::default();
+    let mut silent = 0;
     let mut failing = Vec::new();
+    let keyless = |peer: &PeerId| desired.peers.get(peer).is_some_and(|peer| peer.trust.keys.is_empty());
     for (node, children) in &goal.members {
         counts.desired += 1;
         let stands = children
@@ -50,35 +54,45 @@ fn of<'a>(goal: &'a TunnelGoal, view: &'a View) -> Standing<'a> {
                 counts.failed += 1;
                 failing.push((node.as_str(), failure));
             }
-            None => counts.idle += 1,
+            None => {
+                counts.idle += 1;
+                silent += u32::from(children.iter().all(|(peer, _)| keyless(peer)));
+            }
         }
     }
     failing.sort_by_key(|(node, failure)| (failure.since, *node));
-    Standing { goal, counts, failing }
+    Standing { goal, counts, silent, failing }
 }
 
-/// The report. A phase is echoed when all its policies stand and, where it asks for them, its SAs; until then the last
-/// echo stays.
+/// The report. A phase is echoed when all its policies stand and, where it asks for them, its SAs with everybody who can
+/// be reached. Until then the last report stays as it was: new counts beside an old echo would say that what is being
+/// written stands already.
 pub(crate) fn report(standing: &Standing<'_>, view: &View, revision: u64, known: &[TunnelReport]) -> TunnelReport {
-    let Standing { goal, counts, .. } = standing;
-    let before = known.iter().find(|report| report.name == goal.name);
+    let Standing { goal, counts, silent, .. } = standing;
     let programmed = view.programmed >= revision && view.refused.is_empty();
-    let sas = !goal.needs_sas || counts.established + counts.failed >= counts.desired;
-    let rollout = if programmed && sas {
-        RolloutEcho {
-            generation: goal.rollout.generation,
-            phase: goal.rollout.phase,
-            transition: goal.transition.clone(),
-        }
-    } else {
-        before.map(|report| report.rollout.clone()).unwrap_or_default()
-    };
-    TunnelReport {
-        name: goal.name.clone(),
-        rollout,
-        // A change that is being written is no reason to say that nothing stands.
-        programmed: programmed || (view.refused.is_empty() && before.is_some_and(|report| report.programmed)),
-        peers: *counts,
+    let settled = counts.established + counts.failed + silent;
+    if programmed && (!goal.needs_sas || settled >= counts.desired) {
+        return TunnelReport {
+            name: goal.name.clone(),
+            rollout: RolloutEcho {
+                generation: goal.rollout.generation,
+                phase: goal.rollout.phase,
+                transition: goal.transition.clone(),
+            },
+            programmed: true,
+            peers: *counts,
+        };
+    }
+    match known.iter().find(|report| report.name == goal.name) {
+        Some(before) => TunnelReport {
+            programmed: before.programmed && view.refused.is_empty(),
+            ..before.clone()
+        },
+        None => TunnelReport {
+            name: goal.name.clone(),
+            peers: *counts,
+            ..TunnelReport::default()
+        },
     }
 }
 
