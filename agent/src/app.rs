@@ -218,7 +218,7 @@ impl App {
             desired: Arc::clone(&self.state.desired),
             view: self.view.read(Clone::clone),
             probe: self.report.borrow().clone(),
-            overlays: self.overlays.borrow_and_update().clone().unwrap_or_default(),
+            overlays: self.overlays.borrow_and_update().clone(),
             authority: AUTHORITY.to_owned(),
             boot: self.boot.clone(),
             snapshot,

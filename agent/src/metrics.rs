@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ipsecmesh_crds::node::PeerCounts;
 use ipsecmesh_ike::{AnswerReason, Disposition, DropReason, Failure};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -35,6 +36,22 @@ struct OfSa {
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct OfKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct OfTunnel {
+    tunnel: String,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
+struct OfPeers {
+    tunnel: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct Flow {
     tunnel: String,
     direction: &'static str,
@@ -60,7 +77,9 @@ struct Inner {
     packets: Family<Flow, Counter>,
     certificate_expiry: Gauge,
     certificates: Counter,
-    watch_errors: Counter,
+    peers: Family<OfPeers, Gauge>,
+    programmed: Family<OfTunnel, Gauge>,
+    watch_errors: Family<OfKind, Counter>,
     status_writes: Counter,
 }
 
@@ -82,7 +101,9 @@ impl Metrics {
             packets: Family::default(),
             certificate_expiry: Gauge::default(),
             certificates: Counter::default(),
-            watch_errors: Counter::default(),
+            peers: Family::default(),
+            programmed: Family::default(),
+            watch_errors: Family::default(),
             status_writes: Counter::default(),
         };
         inner.register();
@@ -161,13 +182,57 @@ impl Metrics {
 
     /// A certificate came into use; seconds since 1970 at which it ends.
     pub(crate) fn certificate(&self, not_after: u64) {
-        self.0.certificate_expiry.set(i64::try_from(not_after).unwrap_or(i64::MAX));
+        self.0
+            .certificate_expiry
+            .set(i64::try_from(not_after).unwrap_or(i64::MAX));
         self.0.certificates.inc();
     }
 
-    /// A watch broke.
-    pub(crate) fn watch_failed(&self) {
-        self.0.watch_errors.inc();
+    /// Where a tunnel stands on this node.
+    pub(crate) fn tunnel(&self, tunnel: &str, programmed: bool, peers: PeerCounts) {
+        let of = OfTunnel {
+            tunnel: tunnel.to_owned(),
+        };
+        self.0.programmed.get_or_create(&of).set(i64::from(programmed));
+        for (state, count) in [
+            ("established", peers.established),
+            ("failed", peers.failed),
+            ("idle", peers.idle),
+        ] {
+            self.0
+                .peers
+                .get_or_create(&OfPeers {
+                    tunnel: tunnel.to_owned(),
+                    state,
+                })
+                .set(i64::from(count));
+        }
+    }
+
+    /// A tunnel is gone, and its series with it.
+    pub(crate) fn forget_tunnel(&self, tunnel: &str) {
+        self.0.programmed.remove(&OfTunnel {
+            tunnel: tunnel.to_owned(),
+        });
+        for state in ["established", "failed", "idle"] {
+            self.0.peers.remove(&OfPeers {
+                tunnel: tunnel.to_owned(),
+                state,
+            });
+        }
+        for direction in ["in", "out"] {
+            let flow = Flow {
+                tunnel: tunnel.to_owned(),
+                direction,
+            };
+            self.0.bytes.remove(&flow);
+            self.0.packets.remove(&flow);
+        }
+    }
+
+    /// A watch of this kind broke.
+    pub(crate) fn watch_failed(&self, kind: &'static str) {
+        self.0.watch_errors.get_or_create(&OfKind { kind }).inc();
     }
 
     /// The status was written.
@@ -190,7 +255,10 @@ impl Metrics {
         for (cause, count) in &now {
             let fresh = count.saturating_sub(seen.get(cause).copied().unwrap_or_default());
             if fresh > 0 {
-                self.0.kernel_drops.get_or_create(&Cause { cause: cause.clone() }).inc_by(fresh);
+                self.0
+                    .kernel_drops
+                    .get_or_create(&Cause { cause: cause.clone() })
+                    .inc_by(fresh);
             }
         }
         *seen = now;
@@ -200,13 +268,37 @@ impl Metrics {
 impl Inner {
     fn register(&mut self) {
         let registry = &mut self.registry;
-        registry.register("handshakes", "Initial exchanges by how they ended", self.handshakes.clone());
+        registry.register(
+            "handshakes",
+            "Initial exchanges by how they ended",
+            self.handshakes.clone(),
+        );
         registry.register("rekeys", "SAs replaced without a break", self.rekeys.clone());
-        registry.register("sas", "SAs that stand; adopted are those of an earlier run", self.sas.clone());
-        registry.register("policies", "XFRM policies of ours that stand", self.policies.clone());
-        registry.register("retransmissions", "IKE requests sent again", self.retransmissions.clone());
-        registry.register("datagrams", "IKE datagrams by what became of them", self.datagrams.clone());
-        registry.register("datagrams_dropped", "IKE datagrams that changed nothing", self.dropped.clone());
+        registry.register(
+            "sas",
+            "SAs that stand; adopted are those of an earlier run",
+            self.sas.clone(),
+        );
+        registry.register(
+            "policies",
+            "XFRM policies of ours that stand",
+            self.policies.clone(),
+        );
+        registry.register(
+            "retransmissions",
+            "IKE requests sent again",
+            self.retransmissions.clone(),
+        );
+        registry.register(
+            "datagrams",
+            "IKE datagrams by what became of them",
+            self.datagrams.clone(),
+        );
+        registry.register(
+            "datagrams_dropped",
+            "IKE datagrams that changed nothing",
+            self.dropped.clone(),
+        );
         registry.register(
             "kernel_drops",
             "Packets that the kernel's IPsec refused since the agent started (xfrm_stat)",
@@ -219,9 +311,27 @@ impl Inner {
             "When the node's certificate ends, seconds since 1970",
             self.certificate_expiry.clone(),
         );
-        registry.register("certificates_issued", "Certificates that came into use", self.certificates.clone());
-        registry.register("watch_errors", "Watches of the API that broke", self.watch_errors.clone());
-        registry.register("status_writes", "Writes of IPsecNode.status", self.status_writes.clone());
+        registry.register(
+            "certificates_issued",
+            "Certificates that came into use",
+            self.certificates.clone(),
+        );
+        registry.register("tunnel_peers", "Peers of a tunnel by state", self.peers.clone());
+        registry.register(
+            "tunnel_programmed",
+            "1 while every policy of the tunnel stands",
+            self.programmed.clone(),
+        );
+        registry.register(
+            "watch_errors",
+            "Watches of the API that broke",
+            self.watch_errors.clone(),
+        );
+        registry.register(
+            "status_writes",
+            "Writes of IPsecNode.status",
+            self.status_writes.clone(),
+        );
     }
 }
 
@@ -257,7 +367,9 @@ fn drop_reason(reason: DropReason) -> &'static str {
 
 /// Empty on a kernel without the counters.
 fn read_xfrm_stat() -> BTreeMap<String, u64> {
-    std::fs::read_to_string(XFRM_STAT).map(|text| parse_xfrm_stat(&text)).unwrap_or_default()
+    std::fs::read_to_string(XFRM_STAT)
+        .map(|text| parse_xfrm_stat(&text))
+        .unwrap_or_default()
 }
 
 fn parse_xfrm_stat(text: &str) -> BTreeMap<String, u64> {
@@ -294,12 +406,41 @@ mod tests {
     }
 
     #[test]
+    fn the_series_of_a_tunnel_go_with_it() {
+        let metrics = Metrics::new();
+        metrics.traffic("mesh", true, 1500, 1);
+        metrics.tunnel(
+            "mesh",
+            true,
+            PeerCounts {
+                desired: 2,
+                established: 1,
+                idle: 0,
+                failed: 1,
+            },
+        );
+        let text = metrics.text();
+        for line in [
+            "ipsecmesh_agent_tunnel_bytes_total{tunnel=\"mesh\",direction=\"in\"} 1500",
+            "ipsecmesh_agent_tunnel_peers{tunnel=\"mesh\",state=\"failed\"} 1",
+            "ipsecmesh_agent_tunnel_programmed{tunnel=\"mesh\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        metrics.forget_tunnel("mesh");
+        assert!(!metrics.text().contains("mesh\""));
+    }
+
+    #[test]
     fn dropped_datagrams_carry_their_reason() {
         let metrics = Metrics::new();
         metrics.datagram(Disposition::Dropped(DropReason::Malformed));
         metrics.datagram(Disposition::Accepted);
         let text = metrics.text();
-        assert!(text.contains("datagrams_dropped_total{reason=\"malformed\"} 1"), "{text}");
+        assert!(
+            text.contains("datagrams_dropped_total{reason=\"malformed\"} 1"),
+            "{text}"
+        );
         assert!(text.contains("datagrams_total{result=\"accepted\"} 1"), "{text}");
     }
 }

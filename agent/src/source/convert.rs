@@ -13,8 +13,8 @@ use ipsecmesh_crds::support::unsupported_fields;
 use ipsecmesh_crds::tunnel::{self, DpdAction, FailurePolicy};
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
 use ipsecmesh_ike::{
-    BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness, LivenessAction,
-    Mode, Prf,
+    BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness,
+    LivenessAction, Mode, Prf,
 };
 use kube::ResourceExt as _;
 
@@ -40,19 +40,33 @@ pub(super) struct RankedTunnel {
 /// was, until it is taken down.
 pub(super) fn tunnel(object: &IPsecTunnel, before: Option<&RankedTunnel>) -> Row<RankedTunnel> {
     let Some(uid) = object.metadata.uid.clone() else {
-        return Row { value: before.cloned(), problem: Some("metadata.uid is missing".to_owned()) };
+        return Row {
+            value: before.cloned(),
+            problem: Some("metadata.uid is missing".to_owned()),
+        };
     };
-    let earlier = before.map(|before| &before.tunnel).filter(|before| before.uid == uid);
+    let earlier = before
+        .map(|before| &before.tunnel)
+        .filter(|before| before.uid == uid);
     let problem = problem(&object.spec);
     let rank = Rank::of(object, Narrowness::default());
     let status = object.status.as_ref();
     let rollout = status
         .and_then(|status| status.rollout.as_ref())
-        .map(|rollout| Rollout { generation: rollout.generation, phase: rollout.phase });
+        .map(|rollout| Rollout {
+            generation: rollout.generation,
+            phase: rollout.phase,
+        });
     let leaves = rollout.is_some_and(|rollout| rollout.phase.is_teardown());
     if let Some(earlier) = earlier.filter(|_| object.spec.suspend && !leaves) {
-        let tunnel = Tunnel { suspended: true, ..earlier.clone() };
-        return Row { value: Some(RankedTunnel { rank, tunnel }), problem };
+        let tunnel = Tunnel {
+            suspended: true,
+            ..earlier.clone()
+        };
+        return Row {
+            value: Some(RankedTunnel { rank, tunnel }),
+            problem,
+        };
     }
     let mut tunnel = match (&problem, earlier) {
         (Some(_), Some(earlier)) => earlier.clone(),
@@ -73,11 +87,17 @@ pub(super) fn tunnel(object: &IPsecTunnel, before: Option<&RankedTunnel>) -> Row
         .into_iter()
         .flat_map(|status| &status.effective_overlay)
         .map(|entry| OverlayEntry {
-            overlay: Overlay { protocol: entry.protocol, port: entry.port },
+            overlay: Overlay {
+                protocol: entry.protocol,
+                port: entry.port,
+            },
             phase: entry.phase,
         })
         .collect();
-    Row { value: Some(RankedTunnel { rank, tunnel }), problem }
+    Row {
+        value: Some(RankedTunnel { rank, tunnel }),
+        problem,
+    }
 }
 
 /// What of the spec cannot be carried out.
@@ -90,7 +110,9 @@ fn problem(spec: &IPsecTunnelSpec) -> Option<String> {
         return Some("spec.ike.proposals: no proposal has only algorithms that this agent knows".to_owned());
     }
     if child_proposals(spec).is_empty() {
-        return Some("spec.childSA.proposals: no proposal has only algorithms that this agent knows".to_owned());
+        return Some(
+            "spec.childSA.proposals: no proposal has only algorithms that this agent knows".to_owned(),
+        );
     }
     None
 }
@@ -183,7 +205,9 @@ fn encryption(name: suite::Encryption) -> Option<Encryption> {
     match name {
         suite::Encryption::AesGcm16With128 => Some(Encryption::AesGcm16Key128),
         suite::Encryption::AesGcm16With256 => Some(Encryption::AesGcm16Key256),
-        suite::Encryption::AesCbc128 | suite::Encryption::AesCbc256 | suite::Encryption::ChaCha20Poly1305 => None,
+        suite::Encryption::AesCbc128 | suite::Encryption::AesCbc256 | suite::Encryption::ChaCha20Poly1305 => {
+            None
+        }
     }
 }
 
@@ -216,14 +240,18 @@ pub(super) fn peer(object: &IPsecPeer, _: Option<&Peer>) -> Row<Peer> {
         match text.parse::<IpAddr>() {
             Ok(address) if usable(address) => addresses.push(address),
             Ok(_) | Err(_) => {
-                problems.push(format!("spec.addresses[{index}]: {text:?} is not the address of one host"));
+                problems.push(format!(
+                    "spec.addresses[{index}]: {text:?} is not the address of one host"
+                ));
             }
         }
     }
     let boot = match spec.boot_id.as_deref().map(boot_id).transpose() {
         Ok(boot) => boot,
         Err(problem) => {
-            problems.push(format!("spec.{problem}: a restart of the node is found by its silence only"));
+            problems.push(format!(
+                "spec.{problem}: a restart of the node is found by its silence only"
+            ));
             None
         }
     };
@@ -246,7 +274,10 @@ pub(super) fn peer(object: &IPsecPeer, _: Option<&Peer>) -> Row<Peer> {
             .collect(),
     };
     let problem = (!problems.is_empty()).then(|| problems.join("; "));
-    Row { value: Some(peer), problem }
+    Row {
+        value: Some(peer),
+        problem,
+    }
 }
 
 /// Policies for any of the others would catch traffic that is not a node's.
@@ -271,7 +302,10 @@ pub(crate) fn boot_id(text: &str) -> Result<BootId, String> {
 pub(super) fn authority(object: &IPsecAuthority, _: Option<&Authority>) -> Row<Authority> {
     let status = object.status.as_ref();
     let Some(bundle) = status.and_then(|status| status.bundle.clone()) else {
-        return Row { value: None, problem: None };
+        return Row {
+            value: None,
+            problem: None,
+        };
     };
     let certificate = &object.spec.node_certificate;
     Row::good(Authority {

@@ -27,7 +27,11 @@ use crate::task::Task;
 const SETTLE: Duration = Duration::from_millis(10);
 
 /// Follows the API for the node `name`. The receiver holds an empty snapshot until all kinds are listed.
-pub(crate) fn follow(client: &Client, name: &str, metrics: &Metrics) -> (watch::Receiver<Arc<Snapshot>>, Task) {
+pub(crate) fn follow(
+    client: &Client,
+    name: &str,
+    metrics: &Metrics,
+) -> (watch::Receiver<Arc<Snapshot>>, Task) {
     let (publisher, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let follower = Follower {
         objects: Objects::new(name),
@@ -94,8 +98,9 @@ impl Follower {
             tokio::select! {
                 // A watch does not end by itself.
                 change = changes.next() => match change {
-                    Some(change) if self.take(change) => { due.get_or_insert_with(|| Instant::now() + SETTLE); }
-                    Some(_) => {}
+                    Some(change) => if self.take(change) {
+                        due.get_or_insert_with(|| Instant::now() + SETTLE);
+                    },
                     None => return,
                 },
                 () = publish => {
@@ -109,7 +114,7 @@ impl Follower {
     /// Whether something that others can see may have changed.
     fn take(&mut self, change: Change) -> bool {
         if let Change::Broken(kind, error) = &change {
-            self.metrics.watch_failed();
+            self.metrics.watch_failed(kind);
             tracing::warn!(kind, %error, "the watch broke; the last state stays in force");
         }
         self.objects.take(change)
@@ -137,7 +142,11 @@ fn tell(before: &Snapshot, now: &Snapshot) {
         let (tunnels, peers) = (now.tunnels.len(), now.peers.len());
         tracing::info!(tunnels, peers, "the API was read");
     }
-    for (object, reason) in now.refused.iter().filter(|(object, reason)| before.refused.get(*object) != Some(reason)) {
+    for (object, reason) in now
+        .refused
+        .iter()
+        .filter(|(object, reason)| before.refused.get(*object) != Some(reason))
+    {
         tracing::warn!(object, reason, "an object cannot be used as it is");
     }
 }
@@ -175,7 +184,10 @@ impl Objects {
     fn snapshot(&self) -> Snapshot {
         let mut ranked: Vec<&RankedTunnel> = self.tunnels.values().map(|(_, tunnel)| tunnel).collect();
         ranked.sort_by(|a, b| a.rank.cmp(&b.rank));
-        let tunnel = |(order, ranked): (usize, &RankedTunnel)| Tunnel { order, ..ranked.tunnel.clone() };
+        let tunnel = |(order, ranked): (usize, &RankedTunnel)| Tunnel {
+            order,
+            ..ranked.tunnel.clone()
+        };
         let others = self.peers.values().filter(|(name, _)| *name != self.name);
         let refused = [
             ("IPsecTunnel", self.tunnels.problems()),
@@ -184,15 +196,26 @@ impl Objects {
             ("IPsecNode", self.nodes.problems()),
         ];
         Snapshot {
-            synced: self.tunnels.synced() && self.peers.synced() && self.authorities.synced() && self.nodes.synced(),
+            synced: self.tunnels.synced()
+                && self.peers.synced()
+                && self.authorities.synced()
+                && self.nodes.synced(),
             tunnels: ranked.into_iter().enumerate().map(tunnel).collect(),
             peers: others.map(|(_, peer)| peer.clone()).collect(),
             own: self.peers.find(&self.name).cloned(),
             node: self.nodes.find(&self.name).cloned(),
-            authorities: self.authorities.values().map(|(name, value)| (name.to_owned(), value.clone())).collect(),
+            authorities: self
+                .authorities
+                .values()
+                .map(|(name, value)| (name.to_owned(), value.clone()))
+                .collect(),
             refused: refused
                 .into_iter()
-                .flat_map(|(kind, problems)| problems.into_iter().map(move |(name, text)| (format!("{kind} {name}"), text)))
+                .flat_map(|(kind, problems)| {
+                    problems
+                        .into_iter()
+                        .map(move |(name, text)| (format!("{kind} {name}"), text))
+                })
                 .collect(),
         }
     }

@@ -24,7 +24,10 @@ pub(super) struct Row<T> {
 impl<T> Row<T> {
     /// An object without a fault.
     pub(super) fn good(value: T) -> Self {
-        Self { value: Some(value), problem: None }
+        Self {
+            value: Some(value),
+            problem: None,
+        }
     }
 }
 
@@ -39,7 +42,11 @@ pub(super) struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { rows: BTreeMap::new(), listing: None, synced: false }
+        Self {
+            rows: BTreeMap::new(),
+            listing: None,
+            synced: false,
+        }
     }
 }
 
@@ -105,7 +112,9 @@ impl<T: Clone> Table<T> {
 
     /// What is in force, in order of names.
     pub(super) fn values(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.rows.iter().filter_map(|(name, row)| Some((name.as_str(), row.value.as_ref()?)))
+        self.rows
+            .iter()
+            .filter_map(|(name, row)| Some((name.as_str(), row.value.as_ref()?)))
     }
 
     /// What is in force under `name`.
@@ -115,7 +124,10 @@ impl<T: Clone> Table<T> {
 
     /// What is wrong, by name.
     pub(super) fn problems(&self) -> Vec<(String, String)> {
-        self.rows.iter().filter_map(|(name, row)| Some((name.clone(), row.problem.clone()?))).collect()
+        self.rows
+            .iter()
+            .filter_map(|(name, row)| Some((name.clone(), row.problem.clone()?)))
+            .collect()
     }
 }
 
@@ -129,7 +141,11 @@ pub(super) struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: FIRST_PAUSE, random: RandomState::new(), drawn: 0 }
+        Self {
+            next: FIRST_PAUSE,
+            random: RandomState::new(),
+            drawn: 0,
+        }
     }
 }
 

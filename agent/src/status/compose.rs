@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::desired::Desired;
 use crate::engine::event::View;
+use crate::identity::leaf::fingerprint;
 use crate::identity::renew::IdentityState;
 use crate::model::Start;
 use crate::overlay::DetectedOverlay;
@@ -37,19 +38,31 @@ pub(crate) struct StatusInputs {
     pub(crate) identity: IdentityState,
     /// What the host can do.
     pub(crate) probe: Option<Arc<ProbeReport>>,
-    /// Devices that encapsulate.
-    pub(crate) overlays: Vec<DetectedOverlay>,
+    /// Devices that encapsulate; `None` before anybody looked.
+    pub(crate) overlays: Option<Vec<DetectedOverlay>>,
     /// Name of the authority that issues.
     pub(crate) authority: String,
     /// This boot of the host, as the kernel writes it.
     pub(crate) boot: String,
 }
 
+impl StatusInputs {
+    /// The agent does not know everything yet: a report would take back what an earlier run has said.
+    pub(crate) fn starting(&self) -> bool {
+        let engine = !self.view.running && self.view.obstacle.is_none();
+        let policies = self.snapshot.own.is_some() && self.view.programmed < self.desired.revision.max(1);
+        engine || self.overlays.is_none() || !self.snapshot.synced || (policies && self.view.refused.is_empty())
+    }
+}
+
 /// The status. What `before` has said stays said until its time is over: echoes, and the times of conditions.
 pub(crate) fn compose(inputs: &StatusInputs, before: Option<&IPsecNodeStatus>, now: Timestamp) -> IPsecNodeStatus {
     let seconds = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    // What was said before the host booted says nothing about what stands now.
+    let this_boot = |status: &&IPsecNodeStatus| status.agent.as_ref().is_some_and(|agent| agent.boot_id == inputs.boot);
+    let since_boot = before.filter(this_boot);
     let standing = tunnels::standing(&inputs.desired, &inputs.view);
-    let known = before.map_or(&[][..], |status| &status.tunnels);
+    let known = since_boot.map_or(&[][..], |status| &status.tunnels);
     let reports: Vec<TunnelReport> = standing
         .iter()
         .map(|tunnel| tunnels::report(tunnel, &inputs.view, inputs.desired.revision, known))
@@ -70,11 +83,14 @@ pub(crate) fn compose(inputs: &StatusInputs, before: Option<&IPsecNodeStatus>, n
             backend: Backend::Kernel,
             larval_drop: inputs.probe.as_ref().and_then(|probe| probe.larval_drop),
         }),
-        overlay: inputs.overlays.iter().take(MAX_OVERLAYS).map(api_overlay).collect(),
+        overlay: match &inputs.overlays {
+            Some(found) => found.iter().take(MAX_OVERLAYS).map(api_overlay).collect(),
+            None => before.map(|status| status.overlay.clone()).unwrap_or_default(),
+        },
         summary: Some(summary(&standing)),
         failures: tunnels::failures(&standing),
         tunnels: reports,
-        conditions: merge(conditions, &findings(inputs, now), generation, &seconds),
+        conditions: merge(conditions, &findings(inputs, since_boot, now), generation, &seconds),
     }
 }
 
@@ -89,10 +105,10 @@ fn certificate(inputs: &StatusInputs) -> Option<CertificateInfo> {
     })
 }
 
-/// The hash of the bundle that peers are judged by.
+/// The hash of the bundle that peers are judged by: of the text itself, so that it says what this agent has.
 fn bundle_hash(inputs: &StatusInputs) -> Option<String> {
     let authority = inputs.snapshot.authorities.get(&inputs.authority)?;
-    authority.bundle_hash.clone()
+    Some(fingerprint(authority.bundle.as_bytes()))
 }
 
 fn api_overlay(found: &DetectedOverlay) -> ApiOverlay {
@@ -115,22 +131,45 @@ fn summary(standing: &[Standing]) -> NodeSummary {
     }
 }
 
-fn findings(inputs: &StatusInputs, now: Timestamp) -> Vec<Finding> {
+fn findings(inputs: &StatusInputs, since_boot: Option<&IPsecNodeStatus>, now: Timestamp) -> Vec<Finding> {
     let dataplane = dataplane(inputs);
     let certificate = certificate_finding(inputs, now);
-    let mut findings = Vec::new();
-    let trouble = [&dataplane, &certificate].into_iter().find(|finding| finding.holds != Some(true));
-    findings.push(match trouble {
-        Some(trouble) => Finding {
-            type_: ConditionType::Ready,
-            ..trouble.clone()
-        },
-        None => finding(ConditionType::Ready, Some(true), "Ready", String::new()),
-    });
+    let programmed = programmed(inputs, since_boot);
+    let trouble = [&dataplane, &certificate, &programmed].into_iter().find(|finding| finding.holds != Some(true));
+    let mut findings = vec![Finding {
+        type_: ConditionType::Ready,
+        ..trouble.unwrap_or(&programmed).clone()
+    }];
     findings.push(certificate);
     findings.push(dataplane);
     findings.extend(degraded(inputs));
     findings
+}
+
+/// Whether everything that is desired stands. A node that was ready stays so while a change is being written; one that
+/// starts is ready only when its first pod cannot send in clear.
+fn programmed(inputs: &StatusInputs, since_boot: Option<&IPsecNodeStatus>) -> Finding {
+    let type_ = ConditionType::Ready;
+    let waiting = |reason, message: &str| finding(type_, Some(false), reason, message.to_owned());
+    if !inputs.snapshot.synced {
+        return waiting("Reconciling", "the API has not been read completely yet");
+    }
+    if inputs.snapshot.own.is_none() {
+        return waiting(
+            "NotInDirectory",
+            "there is no IPsecPeer for this node, what stands is kept: is the operator running, has the Node an \
+             InternalIP, and is the IPsecAuthority default there?",
+        );
+    }
+    let was_ready = since_boot
+        .into_iter()
+        .flat_map(|status| &status.conditions)
+        .any(|condition| condition.type_ == type_.as_str() && condition.status == "True");
+    let stands = inputs.desired.revision > 0 && inputs.view.programmed >= inputs.desired.revision;
+    if !stands && !was_ready {
+        return waiting("Reconciling", "policies are being written");
+    }
+    finding(type_, Some(true), "AllTunnelsProgrammed", String::new())
 }
 
 fn dataplane(inputs: &StatusInputs) -> Finding {
@@ -170,12 +209,16 @@ fn certificate_finding(inputs: &StatusInputs, now: Timestamp) -> Finding {
         }
         (Some(problem), false) => finding(type_, Some(false), "CertificatePending", problem.message.clone()),
         (None, true) => finding(type_, Some(true), "Issued", String::new()),
+        // It is asked for: nothing is wrong yet.
+        (None, false) if inputs.snapshot.authorities.contains_key(&inputs.authority) => {
+            finding(type_, None, "CertificatePending", "the request is not answered yet".to_owned())
+        }
         (None, false) => {
             let message = format!(
-                "waiting for a certificate of IPsecAuthority {}: is the operator running, and is the authority Ready?",
+                "IPsecAuthority {} has no roots yet: is the operator running, and is the authority Ready?",
                 inputs.authority
             );
-            finding(type_, Some(false), "CertificatePending", message)
+            finding(type_, Some(false), "AuthorityNotFound", message)
         }
     }
 }
@@ -195,11 +238,7 @@ fn finding(type_: ConditionType, holds: Option<bool>, reason: &str, message: Str
         type_,
         holds,
         reason: reason.to_owned(),
-        message: if message.len() > MAX_MESSAGE {
-            message.chars().take(MAX_MESSAGE / 4).collect()
-        } else {
-            message
-        },
+        message: message.chars().take(MAX_MESSAGE).collect(),
     }
 }
 

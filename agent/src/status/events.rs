@@ -1,22 +1,47 @@
-//! Kubernetes Events about this node: what a person can act on, once per change.
+//! Kubernetes Events of this agent: what a person can act on, once per change. What concerns the node stands at its
+//! `IPsecNode`, what concerns a pair stands at the `IPsecTunnel` that wants it.
 
-use ipsecmesh_crds::IPsecNodeStatus;
+use ipsecmesh_crds::node::Failure;
+use ipsecmesh_crds::{GROUP, IPsecNodeStatus, VERSION};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
-use crate::model::OwnNode;
+use crate::model::{OwnNode, Tunnel};
 
 /// The API server refuses longer notes.
 const MAX_NOTE: usize = 1000;
 /// Pairs that are told about at once: the rest is in the status.
 const MAX_PAIRS: usize = 4;
 
-/// Sends Events about the node's `IPsecNode`.
+/// Sends Events.
 pub(crate) struct NodeEvents {
     recorder: Recorder,
     node: String,
+}
+
+/// Something worth telling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct News {
+    about: About,
+    warning: bool,
+    reason: String,
+    note: String,
+}
+
+/// Whom it concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum About {
+    /// This node.
+    Node,
+    /// A pair of nodes in a tunnel.
+    Pair {
+        /// The tunnel.
+        tunnel: String,
+        /// The other node.
+        peer: String,
+    },
 }
 
 impl NodeEvents {
@@ -33,21 +58,34 @@ impl NodeEvents {
     }
 
     /// Tells what is new between two statuses.
-    pub(crate) async fn tell(&mut self, own: &OwnNode, before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) {
-        for (type_, reason, note) in news(before, now) {
-            let event = Event {
-                type_,
-                reason,
-                note: Some(note.chars().take(MAX_NOTE).collect()),
-                action: "Reconcile".to_owned(),
-                secondary: None,
+    pub(crate) async fn tell(
+        &self,
+        own: &OwnNode,
+        tunnels: &[Tunnel],
+        before: Option<&IPsecNodeStatus>,
+        now: &IPsecNodeStatus,
+    ) {
+        for news in news(&self.node, before, now) {
+            let (about, secondary) = match &news.about {
+                About::Node => (reference("IPsecNode", &self.node, Some(&own.object_uid)), None),
+                About::Pair { tunnel, peer } => {
+                    let Some(known) = tunnels.iter().find(|known| known.name == *tunnel) else {
+                        continue;
+                    };
+                    let peer = reference("IPsecNode", peer, None);
+                    (reference("IPsecTunnel", tunnel, Some(&known.uid)), Some(peer))
+                }
             };
-            let about = ObjectReference {
-                api_version: Some(format!("{}/{}", ipsecmesh_crds::GROUP, ipsecmesh_crds::VERSION)),
-                kind: Some("IPsecNode".to_owned()),
-                name: Some(self.node.clone()),
-                uid: Some(own.object_uid.clone()),
-                ..ObjectReference::default()
+            let event = Event {
+                type_: if news.warning {
+                    EventType::Warning
+                } else {
+                    EventType::Normal
+                },
+                action: news.reason.clone(),
+                reason: news.reason,
+                note: Some(news.note.chars().take(MAX_NOTE).collect()),
+                secondary,
             };
             if let Err(error) = self.recorder.publish(&event, &about).await {
                 tracing::debug!(%error, "an Event was not sent");
@@ -56,34 +94,218 @@ impl NodeEvents {
     }
 }
 
-fn news(before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) -> Vec<(EventType, String, String)> {
-    let mut news = Vec::new();
-    for (type_, good) in [("DataplaneReady", "DataplaneReady"), ("CertificateReady", "CertificateIssued")] {
-        let old = before.and_then(|status| condition(status, type_));
-        let Some(new) = condition(now, type_) else { continue };
-        if old.is_some_and(|old| (&old.status, &old.reason) == (&new.status, &new.reason)) {
-            continue;
-        }
-        match new.status.as_str() {
-            "False" => news.push((EventType::Warning, new.reason.clone(), new.message.clone())),
-            // The start of a healthy node is no news; the end of trouble is.
-            "True" if old.is_some_and(|old| old.status == "False") => {
-                news.push((EventType::Normal, good.to_owned(), format!("{type_} again")));
-            }
-            _ => {}
-        }
+fn reference(kind: &str, name: &str, uid: Option<&String>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(format!("{GROUP}/{VERSION}")),
+        kind: Some(kind.to_owned()),
+        name: Some(name.to_owned()),
+        uid: uid.cloned(),
+        ..ObjectReference::default()
+    }
+}
+
+fn news(node: &str, before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) -> Vec<News> {
+    let mut news: Vec<News> = ["DataplaneReady", "CertificateReady"]
+        .iter()
+        .filter_map(|type_| condition_news(type_, before, now))
+        .collect();
+    let serial = |status: &IPsecNodeStatus| {
+        status
+            .certificate
+            .as_ref()
+            .map(|certificate| certificate.serial.clone())
+    };
+    if let Some(certificate) = &now.certificate
+        && before.and_then(serial).as_ref() != Some(&certificate.serial)
+    {
+        let note = format!(
+            "serial {} of IPsecAuthority {}",
+            certificate.serial, certificate.authority
+        );
+        news.push(News {
+            about: About::Node,
+            warning: false,
+            reason: "CertificateIssued".to_owned(),
+            note,
+        });
     }
     let known = before.map_or(&[][..], |status| &status.failures);
-    let fresh = now.failures.iter().filter(|failure| {
-        !known.iter().any(|old| (&old.peer, &old.reason) == (&failure.peer, &failure.reason))
-    });
-    news.extend(fresh.take(MAX_PAIRS).map(|failure| {
-        let note = format!("tunnel {}, node {}: {}", failure.tunnel, failure.peer, failure.message);
-        (EventType::Warning, failure.reason.clone(), note)
+    let is_known = |failure: &Failure| {
+        let key = |failure: &Failure| {
+            (
+                failure.tunnel.clone(),
+                failure.peer.clone(),
+                failure.reason.clone(),
+            )
+        };
+        known.iter().any(|old| key(old) == key(failure))
+    };
+    // A node that is silent is seen by all others: the operator tells it once.
+    let fresh = now
+        .failures
+        .iter()
+        .filter(|failure| failure.reason != "PeerUnreachable" && !is_known(failure));
+    news.extend(fresh.take(MAX_PAIRS).map(|failure| News {
+        about: About::Pair {
+            tunnel: failure.tunnel.clone(),
+            peer: failure.peer.clone(),
+        },
+        warning: true,
+        reason: failure.reason.clone(),
+        note: format!("{node} → {}: {}", failure.peer, failure.message),
     }));
     news
 }
 
+/// Trouble, other trouble, and its end. The start of a healthy node is no news.
+fn condition_news(type_: &str, before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) -> Option<News> {
+    let old = before.and_then(|status| condition(status, type_));
+    let new = condition(now, type_)?;
+    if old.is_some_and(|old| (&old.status, &old.reason) == (&new.status, &new.reason)) {
+        return None;
+    }
+    let about = About::Node;
+    match new.status.as_str() {
+        "False" => Some(News {
+            about,
+            warning: true,
+            reason: new.reason.clone(),
+            note: new.message.clone(),
+        }),
+        "True" if new.reason == "RenewalFailing" => Some(News {
+            about,
+            warning: true,
+            reason: new.reason.clone(),
+            note: new.message.clone(),
+        }),
+        "True" if old.is_some_and(|old| old.status == "False") => {
+            let note = "what was missing is there: the agent works".to_owned();
+            Some(News {
+                about,
+                warning: false,
+                reason: type_.to_owned(),
+                note,
+            })
+        }
+        _ => None,
+    }
+}
+
 fn condition<'a>(status: &'a IPsecNodeStatus, type_: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == type_)
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
+}
+
+#[cfg(test)]
+mod tests {
+    use ipsecmesh_crds::node::CertificateInfo;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    fn with_condition(type_: &str, status: &str, reason: &str) -> IPsecNodeStatus {
+        IPsecNodeStatus {
+            conditions: vec![Condition {
+                type_: type_.to_owned(),
+                status: status.to_owned(),
+                reason: reason.to_owned(),
+                message: format!("{reason} it is"),
+                observed_generation: None,
+                last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            }],
+            ..IPsecNodeStatus::default()
+        }
+    }
+
+    fn reasons(before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) -> Vec<(bool, String)> {
+        news("a", before, now)
+            .into_iter()
+            .map(|news| (news.warning, news.reason))
+            .collect()
+    }
+
+    #[test]
+    fn conditions_are_told_when_they_change() {
+        let good = with_condition("DataplaneReady", "True", "KernelReady");
+        let port = with_condition("DataplaneReady", "False", "PortInUse");
+        let kernel = with_condition("DataplaneReady", "False", "KernelUnsupported");
+        let unknown = with_condition("DataplaneReady", "Unknown", "Starting");
+        let denied = with_condition("CertificateReady", "False", "CertificateDenied");
+        let failing = with_condition("CertificateReady", "True", "RenewalFailing");
+        let cases = [
+            (None, &good, vec![]),
+            (None, &unknown, vec![]),
+            (None, &port, vec![(true, "PortInUse")]),
+            (Some(&good), &port, vec![(true, "PortInUse")]),
+            (Some(&port), &port, vec![]),
+            (Some(&port), &kernel, vec![(true, "KernelUnsupported")]),
+            (Some(&kernel), &good, vec![(false, "DataplaneReady")]),
+            (Some(&unknown), &good, vec![]),
+            (None, &denied, vec![(true, "CertificateDenied")]),
+            (None, &failing, vec![(true, "RenewalFailing")]),
+        ];
+        for (before, now, expected) in cases {
+            let expected: Vec<_> = expected
+                .into_iter()
+                .map(|(warning, reason)| (warning, reason.to_owned()))
+                .collect();
+            assert_eq!(reasons(before, now), expected, "{before:?} → {now:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_told_once() {
+        let with = |serial: &str| IPsecNodeStatus {
+            certificate: Some(CertificateInfo {
+                authority: "default".to_owned(),
+                serial: serial.to_owned(),
+                issuer: String::new(),
+                not_after: Time(Timestamp::UNIX_EPOCH),
+            }),
+            ..IPsecNodeStatus::default()
+        };
+        let issued = [(false, "CertificateIssued".to_owned())];
+        assert_eq!(reasons(None, &with("1")), issued);
+        assert_eq!(reasons(Some(&with("1")), &with("1")), []);
+        assert_eq!(reasons(Some(&with("1")), &with("2")), issued);
+    }
+
+    #[test]
+    fn failing_pairs_are_told_at_their_tunnel_a_few_at_a_time_and_silence_by_the_operator() {
+        let failure = |peer: &str, reason: &str| Failure {
+            tunnel: "mesh".to_owned(),
+            peer: peer.to_owned(),
+            reason: reason.to_owned(),
+            message: "why".to_owned(),
+            since: None,
+        };
+        let status = |failures| IPsecNodeStatus {
+            failures,
+            ..IPsecNodeStatus::default()
+        };
+        let one = status(vec![
+            failure("b", "AuthenticationFailed"),
+            failure("c", "PeerUnreachable"),
+        ]);
+        let told = news("a", None, &one);
+        assert_eq!(told.len(), 1);
+        assert_eq!(
+            told[0].about,
+            About::Pair {
+                tunnel: "mesh".to_owned(),
+                peer: "b".to_owned()
+            }
+        );
+        assert_eq!(told[0].note, "a → b: why");
+        assert!(news("a", Some(&one), &one).is_empty());
+        let many = status(
+            (0..9)
+                .map(|n| failure(&format!("n{n}"), "NoProposalChosen"))
+                .collect(),
+        );
+        assert_eq!(news("a", Some(&one), &many).len(), MAX_PAIRS);
+    }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod compose;
 pub(crate) mod events;
+mod pace;
 pub(crate) mod tunnels;
 
 use std::sync::Arc;
@@ -13,17 +14,19 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::metrics::Metrics;
+use crate::model::OwnNode;
 use crate::status::compose::{StatusInputs, compose};
 use crate::status::events::NodeEvents;
+use crate::status::pace::Pace;
 use crate::task::Task;
 
-/// Counts that change all the time are written this often at most; an echo is written at once.
-const PAUSE: Duration = Duration::from_secs(1);
 /// How long one write may hang.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the agent may gather what it knows before it says something.
+const GATHERING: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const SLOWEST_RETRY: Duration = Duration::from_secs(10);
 
@@ -39,6 +42,26 @@ pub(crate) struct Writer {
     pub(crate) metrics: Metrics,
 }
 
+/// What was said last, and about which object.
+#[derive(Clone, Debug)]
+struct Said {
+    object: String,
+    status: Option<IPsecNodeStatus>,
+    /// When it was written; `None` for what an earlier run said.
+    at: Option<Instant>,
+}
+
+impl Said {
+    /// What an earlier run has said about `own`.
+    fn before(own: &OwnNode) -> Self {
+        Self {
+            object: own.object_uid.clone(),
+            status: own.status.as_deref().cloned(),
+            at: None,
+        }
+    }
+}
+
 impl Writer {
     /// Starts the task that writes.
     pub(crate) fn start(self) -> Task {
@@ -47,36 +70,52 @@ impl Writer {
 
     async fn run(mut self) {
         let api: Api<IPsecNode> = Api::all(self.client.clone());
-        let mut events = NodeEvents::new(self.client.clone(), &self.node);
-        let mut written: Option<IPsecNodeStatus> = None;
-        let mut last = Instant::now();
-        while self.inputs.changed().await.is_ok() {
-            let mut pause = FIRST_RETRY;
-            loop {
-                let Some(inputs) = self.inputs.borrow_and_update().clone() else { break };
-                // An agent without an IPsecNode has nowhere to report to: the operator makes it.
-                let Some(own) = inputs.snapshot.node.as_ref() else { break };
-                let before = written.as_ref().or(own.status.as_deref());
-                let status = compose(&inputs, before, Timestamp::now());
-                if written.as_ref() == Some(&status) {
-                    break;
+        let events = NodeEvents::new(self.client.clone(), &self.node);
+        let started = Instant::now();
+        let mut said: Option<Said> = None;
+        // When to look again although nothing changes.
+        let mut again: Option<Instant> = None;
+        let mut pause = FIRST_RETRY;
+        loop {
+            let changed = match again.take() {
+                Some(at) => timeout_at(at, self.inputs.changed()).await.unwrap_or(Ok(())),
+                None => self.inputs.changed().await,
+            };
+            if changed.is_err() {
+                return;
+            }
+            let Some(inputs) = self.inputs.borrow_and_update().clone() else { continue };
+            // An agent without an IPsecNode has nowhere to report to: the operator makes it.
+            let Some(own) = inputs.snapshot.node.as_ref() else { continue };
+            if inputs.starting() && said.is_none() && started.elapsed() < GATHERING {
+                again = Some(started + GATHERING);
+                continue;
+            }
+            let last = said.take().filter(|said| said.object == own.object_uid).unwrap_or_else(|| Said::before(own));
+            let status = compose(&inputs, last.status.as_ref(), Timestamp::now());
+            self.count(last.status.as_ref(), &status);
+            let due = Pace::between(last.status.as_ref(), &status).due(last.at);
+            if due.is_none_or(|due| due > Instant::now()) {
+                again = due;
+                said = Some(last);
+                continue;
+            }
+            match self.write(&api, &status).await {
+                Ok(()) => {
+                    pause = FIRST_RETRY;
+                    events.tell(own, &inputs.snapshot.tunnels, last.status.as_ref(), &status).await;
+                    said = Some(Said {
+                        object: last.object,
+                        status: Some(status),
+                        at: Some(Instant::now()),
+                    });
                 }
-                if written.as_ref().is_some_and(|written| !is_urgent(written, &status)) && last.elapsed() < PAUSE {
-                    sleep(PAUSE.saturating_sub(last.elapsed()).min(FIRST_RETRY)).await;
-                    continue;
-                }
-                match self.write(&api, &status).await {
-                    Ok(()) => {
-                        last = Instant::now();
-                        events.tell(own, before, &status).await;
-                        written = Some(status);
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::warn!(error, "the status was not written; trying again");
-                        sleep(pause).await;
-                        pause = (pause * 2).min(SLOWEST_RETRY);
-                    }
+                Err(error) => {
+                    tracing::warn!(error, "the status was not written; trying again");
+                    said = Some(last);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(SLOWEST_RETRY);
+                    again = Some(Instant::now());
                 }
             }
         }
@@ -101,19 +140,16 @@ impl Writer {
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         }
     }
-}
 
-/// Whether somebody waits for the difference: a rollout for its echo, a person for a condition.
-fn is_urgent(before: &IPsecNodeStatus, now: &IPsecNodeStatus) -> bool {
-    let echoes = |status: &IPsecNodeStatus| -> Vec<_> {
-        let of = |report: &ipsecmesh_crds::node::TunnelReport| {
-            (report.name.clone(), report.rollout.clone(), report.programmed, report.peers)
-        };
-        status.tunnels.iter().map(of).collect()
-    };
-    let conditions = |status: &IPsecNodeStatus| -> Vec<_> {
-        let of = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| (c.type_.clone(), c.status.clone());
-        status.conditions.iter().map(of).collect()
-    };
-    echoes(before) != echoes(now) || conditions(before) != conditions(now)
+    /// The figures of the tunnels.
+    fn count(&self, before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) {
+        for report in &now.tunnels {
+            self.metrics.tunnel(&report.name, report.programmed, report.peers);
+        }
+        for gone in before.into_iter().flat_map(|status| &status.tunnels) {
+            if !now.tunnels.iter().any(|report| report.name == gone.name) {
+                self.metrics.forget_tunnel(&gone.name);
+            }
+        }
+    }
 }

@@ -28,26 +28,40 @@ pub(crate) struct Standing<'a> {
 
 /// Counts every tunnel's peers.
 pub(crate) fn standing<'a>(desired: &'a Desired, view: &'a View) -> Vec<Standing<'a>> {
-    desired.tunnels.iter().map(|goal| of(goal, desired, view)).collect()
+    desired
+        .tunnels
+        .iter()
+        .map(|goal| of(goal, desired, view))
+        .collect()
 }
 
 fn of<'a>(goal: &'a TunnelGoal, desired: &Desired, view: &'a View) -> Standing<'a> {
     let mut counts = PeerCounts::default();
     let mut silent = 0;
     let mut failing = Vec::new();
-    let keyless = |peer: &PeerId| desired.peers.get(peer).is_some_and(|peer| peer.trust.keys.is_empty());
+    let keyless = |peer: &PeerId| {
+        desired
+            .peers
+            .get(peer)
+            .is_some_and(|peer| peer.trust.keys.is_empty())
+    };
     for (node, children) in &goal.members {
         counts.desired += 1;
-        let stands = children
-            .iter()
-            .all(|(peer, child)| view.peers.get(peer).is_some_and(|peer| peer.children.contains_key(child)));
+        let stands = children.iter().all(|(peer, child)| {
+            view.peers
+                .get(peer)
+                .is_some_and(|peer| peer.children.contains_key(child))
+        });
         if stands {
             counts.established += 1;
             continue;
         }
         let failure = children.iter().find_map(|(peer, child)| {
             let failure = view.peers.get(peer)?.failure.as_ref()?;
-            failure.child.is_none_or(|failed| failed == *child).then_some(failure)
+            failure
+                .child
+                .is_none_or(|failed| failed == *child)
+                .then_some(failure)
         });
         match failure {
             Some(failure) => {
@@ -61,14 +75,26 @@ fn of<'a>(goal: &'a TunnelGoal, desired: &Desired, view: &'a View) -> Standing<'
         }
     }
     failing.sort_by_key(|(node, failure)| (failure.since, *node));
-    Standing { goal, counts, silent, failing }
+    Standing {
+        goal,
+        counts,
+        silent,
+        failing,
+    }
 }
 
 /// The report. A phase is echoed when all its policies stand and, where it asks for them, its SAs with everybody who can
 /// be reached. Until then the last report stays as it was: new counts beside an old echo would say that what is being
 /// written stands already.
-pub(crate) fn report(standing: &Standing<'_>, view: &View, revision: u64, known: &[TunnelReport]) -> TunnelReport {
-    let Standing { goal, counts, silent, .. } = standing;
+pub(crate) fn report(
+    standing: &Standing<'_>,
+    view: &View,
+    revision: u64,
+    known: &[TunnelReport],
+) -> TunnelReport {
+    let Standing {
+        goal, counts, silent, ..
+    } = standing;
     let programmed = view.programmed >= revision && view.refused.is_empty();
     let settled = counts.established + counts.failed + silent;
     if programmed && (!goal.needs_sas || settled >= counts.desired) {

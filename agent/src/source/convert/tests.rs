@@ -49,17 +49,30 @@ fn an_empty_tunnel_has_the_documented_defaults() {
     assert_eq!(converted.replay_window, 4096);
     assert!(converted.esn && converted.block && !converted.suspended);
     let ike = &converted.ike_proposals;
-    assert_eq!(ike.len(), 1, "the proposal with ML-KEM waits for its key exchange");
+    assert_eq!(
+        ike.len(),
+        1,
+        "the proposal with ML-KEM waits for its key exchange"
+    );
     assert_eq!(ike[0].encryption, [Encryption::AesGcm16Key256]);
     assert_eq!(ike[0].prf, [Prf::HmacSha384]);
     assert_eq!(ike[0].key_exchange, [KeyExchange::X25519]);
-    assert_eq!(converted.child_proposals[0].encryption, [Encryption::AesGcm16Key256]);
+    assert_eq!(
+        converted.child_proposals[0].encryption,
+        [Encryption::AesGcm16Key256]
+    );
 }
 
 #[test]
 fn phases_and_overlays_come_from_the_status() {
     let converted = good(&object(|_| {}));
-    assert_eq!(converted.rollout, Some(Rollout { generation: 3, phase: Phase::Enforcing }));
+    assert_eq!(
+        converted.rollout,
+        Some(Rollout {
+            generation: 3,
+            phase: Phase::Enforcing
+        })
+    );
     assert_eq!(converted.overlay[0].overlay.port, Some(8472));
     assert_eq!(converted.overlay[0].phase, Some(Phase::Draining));
     let fresh = good(&object(|object| object.status = None));
@@ -88,9 +101,15 @@ fn an_edit_that_cannot_be_carried_out_changes_nothing_but_the_phase() {
             object.status = Some(status(3, Phase::Draining));
         });
         let row = tunnel(&edited, Some(&before));
-        assert!(row.problem.is_some_and(|problem| problem.contains(field)), "{field}");
+        assert!(
+            row.problem.is_some_and(|problem| problem.contains(field)),
+            "{field}"
+        );
         let expected = Tunnel {
-            rollout: Some(Rollout { generation: 3, phase: Phase::Draining }),
+            rollout: Some(Rollout {
+                generation: 3,
+                phase: Phase::Draining,
+            }),
             ..before.tunnel.clone()
         };
         assert_eq!(row.value.map(|ranked| ranked.tunnel), Some(expected), "{field}");
@@ -99,7 +118,10 @@ fn an_edit_that_cannot_be_carried_out_changes_nothing_but_the_phase() {
         let row = tunnel(&edited, None);
         let blocked = row.value.expect("policies stand").tunnel;
         assert!(blocked.rollout.is_some() && blocked.block, "{field}");
-        assert!(blocked.ike_proposals.is_empty() && blocked.child_proposals.is_empty(), "{field}");
+        assert!(
+            blocked.ike_proposals.is_empty() && blocked.child_proposals.is_empty(),
+            "{field}"
+        );
         assert_eq!(blocked.mode, Mode::Transport, "{field}");
     }
 }
@@ -125,11 +147,26 @@ fn a_suspended_tunnel_stays_as_it_was_until_it_is_taken_down() {
             object.status = Some(status(3, phase));
         })
     };
-    let kept = tunnel(&suspended(Phase::Encrypting), Some(&before)).value.expect("in force").tunnel;
+    let kept = tunnel(&suspended(Phase::Encrypting), Some(&before))
+        .value
+        .expect("in force")
+        .tunnel;
     assert!(kept.suspended);
-    assert_eq!(kept, Tunnel { suspended: true, ..before.tunnel.clone() });
-    let leaving = tunnel(&suspended(Phase::Releasing), Some(&before)).value.expect("in force").tunnel;
-    assert_eq!(leaving.rollout.map(|rollout| rollout.phase), Some(Phase::Releasing));
+    assert_eq!(
+        kept,
+        Tunnel {
+            suspended: true,
+            ..before.tunnel.clone()
+        }
+    );
+    let leaving = tunnel(&suspended(Phase::Releasing), Some(&before))
+        .value
+        .expect("in force")
+        .tunnel;
+    assert_eq!(
+        leaving.rollout.map(|rollout| rollout.phase),
+        Some(Phase::Releasing)
+    );
 }
 
 #[test]
@@ -172,9 +209,18 @@ fn a_bad_address_is_left_out_and_named() {
     ];
     for (addresses, usable, problem) in cases {
         let row = peer_with(addresses, None);
-        assert_eq!(row.value.expect("in force").addresses.len(), usable, "{addresses:?}");
+        assert_eq!(
+            row.value.expect("in force").addresses.len(),
+            usable,
+            "{addresses:?}"
+        );
         assert_eq!(row.problem.is_some(), problem.is_some(), "{addresses:?}");
-        assert!(row.problem.unwrap_or_default().contains(problem.unwrap_or_default()), "{addresses:?}");
+        assert!(
+            row.problem
+                .unwrap_or_default()
+                .contains(problem.unwrap_or_default()),
+            "{addresses:?}"
+        );
     }
 }
 
@@ -182,17 +228,27 @@ fn a_bad_address_is_left_out_and_named() {
 fn a_boot_is_a_uuid_or_nothing() {
     let good = peer_with(&["10.0.0.1"], Some("0b8f7a52-59f1-4d0e-9a3e-3f1f0e6a4c55\n"));
     assert_eq!(good.problem, None);
-    assert_eq!(good.value.expect("in force").boot.map(|boot| boot.0[0]), Some(0x0b));
+    assert_eq!(
+        good.value.expect("in force").boot.map(|boot| boot.0[0]),
+        Some(0x0b)
+    );
     for text in ["", "zz", "0b8f7a52", "+b8f7a5259f14d0e9a3e3f1f0e6a4c55"] {
         let row = peer_with(&["10.0.0.1"], Some(text));
-        assert!(row.problem.is_some_and(|problem| problem.contains("bootID")), "{text}");
+        assert!(
+            row.problem.is_some_and(|problem| problem.contains("bootID")),
+            "{text}"
+        );
         assert_eq!(row.value.expect("in force").boot, None, "{text}");
     }
 }
 
 #[test]
 fn sides_are_kept() {
-    for (side, local, remote) in [(Side::Both, true, true), (Side::Local, true, false), (Side::Remote, false, true)] {
+    for (side, local, remote) in [
+        (Side::Both, true, true),
+        (Side::Local, true, false),
+        (Side::Remote, false, true),
+    ] {
         let spec = IPsecPeerSpec {
             memberships: vec![ipsecmesh_crds::peer::Membership {
                 tunnel: "mesh".to_owned(),
@@ -211,7 +267,13 @@ fn sides_are_kept() {
 #[test]
 fn an_authority_without_roots_is_none_yet() {
     let mut object = IPsecAuthority::new("default", ipsecmesh_crds::IPsecAuthoritySpec::default());
-    assert_eq!(authority(&object, None), Row { value: None, problem: None });
+    assert_eq!(
+        authority(&object, None),
+        Row {
+            value: None,
+            problem: None
+        }
+    );
     object.status = Some(ipsecmesh_crds::IPsecAuthorityStatus {
         bundle: Some("PEM".to_owned()),
         bundle_hash: Some("sha256:00".to_owned()),

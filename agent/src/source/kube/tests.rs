@@ -56,7 +56,12 @@ fn listed() -> Objects {
 }
 
 fn names(objects: &Objects) -> Vec<String> {
-    objects.snapshot().peers.into_iter().map(|peer| peer.node).collect()
+    objects
+        .snapshot()
+        .peers
+        .into_iter()
+        .map(|peer| peer.node)
+        .collect()
 }
 
 #[test]
@@ -64,7 +69,11 @@ fn the_own_node_stands_apart_and_tunnels_are_in_order_of_rank() {
     let snapshot = listed().snapshot();
     assert!(snapshot.synced);
     assert_eq!(snapshot.own.map(|own| own.node).as_deref(), Some("a"));
-    let order: Vec<_> = snapshot.tunnels.iter().map(|tunnel| (tunnel.order, tunnel.name.as_str())).collect();
+    let order: Vec<_> = snapshot
+        .tunnels
+        .iter()
+        .map(|tunnel| (tunnel.order, tunnel.name.as_str()))
+        .collect();
     assert_eq!(order, [(0, "high"), (1, "low")]);
     assert!(snapshot.refused.is_empty(), "{:?}", snapshot.refused);
 }
@@ -107,7 +116,7 @@ fn a_broken_watch_is_no_change() {
     assert!(objects.snapshot().synced);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_burst_is_one_snapshot_and_an_echo_of_our_own_status_is_none() {
     let (publisher, mut snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let follower = Follower {
@@ -118,7 +127,9 @@ async fn a_burst_is_one_snapshot_and_an_echo_of_our_own_status_is_none() {
     let (sender, receiver) = futures::channel::mpsc::unbounded();
     let _task = Task::spawn("test", follower.run(receiver));
     for name in ["c", "d", "e"] {
-        sender.unbounded_send(Change::Peer(Event::Apply(peer(name)))).expect("open");
+        sender
+            .unbounded_send(Change::Peer(Event::Apply(peer(name))))
+            .expect("open");
     }
     snapshots.changed().await.expect("published");
     assert_eq!(snapshots.borrow_and_update().peers.len(), 4);
@@ -128,12 +139,19 @@ async fn a_burst_is_one_snapshot_and_an_echo_of_our_own_status_is_none() {
         let mut status = ipsecmesh_crds::IPsecNodeStatus::default();
         status.bundle_hash = Some(version.to_owned());
         own.status = Some(status);
-        sender.unbounded_send(Change::Node(Event::Apply(DeserializeGuard(Ok(own.clone()))))).expect("open");
+        sender
+            .unbounded_send(Change::Node(Event::Apply(DeserializeGuard(Ok(own.clone())))))
+            .expect("open");
         tokio::time::sleep(SETTLE * 3).await;
     }
-    assert!(snapshots.has_changed().expect("open"), "the node's object is news");
+    assert!(
+        snapshots.has_changed().expect("open"),
+        "the node's object is news"
+    );
     snapshots.borrow_and_update();
-    sender.unbounded_send(Change::Node(Event::Apply(DeserializeGuard(Ok(own.clone()))))).expect("open");
+    sender
+        .unbounded_send(Change::Node(Event::Apply(DeserializeGuard(Ok(own.clone())))))
+        .expect("open");
     tokio::time::sleep(SETTLE * 3).await;
     assert!(!snapshots.has_changed().expect("open"));
 }
