@@ -13,6 +13,7 @@ pub(crate) struct Task {
 
 impl Task {
     /// Starts `work` on the present runtime.
+    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are started")]
     pub(crate) fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Self {
         Self {
             name,
