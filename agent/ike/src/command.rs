@@ -262,7 +262,11 @@ impl Endpoint {
         // The peer has not heard of a pair whose response is held back, and does not now.
         let unheard = self.answer_held_child(pair, false);
         let told = self.children.get(&pair).and_then(|child| child.ike).is_some();
-        let leave = if told && !unheard { Leave::Delete } else { Leave::Linger };
+        let leave = if told && !unheard {
+            Leave::Delete
+        } else {
+            Leave::Linger
+        };
         self.retire(pair, leave, CloseReason::Local);
     }
 }

@@ -168,10 +168,10 @@ impl Endpoint {
             if stage == Stage::Inbound {
                 child.stage = Stage::AwaitSign;
             }
-            let confirms = ike
+            let silent = ike
                 .and_then(|ike| self.sas.get(&ike))
-                .is_some_and(crate::sa::IkeSa::confirms);
-            if !confirms && stage == Stage::Inbound {
+                .is_some_and(|sa| !sa.confirms());
+            if silent && stage == Stage::Inbound {
                 self.set_timer(Timer::ChildOutbound(id), OUTBOUND_FALLBACK);
             }
             self.answer_held_child(id, true);

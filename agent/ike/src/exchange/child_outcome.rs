@@ -15,6 +15,9 @@ use crate::wire::NotifyType;
 /// The wait after a rekey that the peer refused.
 const REKEY_RETRY: Duration = Duration::from_secs(10);
 
+/// The wait after a rekey of which nothing was heard: longer than all transmissions of a request.
+pub(crate) const REKEY_AGAIN: Duration = Duration::from_mins(1);
+
 impl Endpoint {
     /// What follows from a response.
     pub(crate) fn settle_child_answer(&mut self, id: IkeSaId, settled: &Settled, answer: Answer) {
@@ -110,7 +113,16 @@ impl Endpoint {
         self.negotiate(peer, child);
     }
 
-    /// The soft limit of a pair.
+    /// The soft limit of a pair has come. Whatever becomes of the rekey: while the pair stands, it is tried again.
+    pub(crate) fn child_soft(&mut self, pair: ChildSaId) {
+        if self.is_usable(pair) {
+            let wait = self.jitter.between(REKEY_AGAIN, 2 * REKEY_AGAIN);
+            self.set_timer(Timer::ChildSoft(pair), wait);
+            self.rekey_child(pair);
+        }
+    }
+
+    /// A new pair instead of this one, now.
     pub(crate) fn rekey_child(&mut self, pair: ChildSaId) {
         let Some(child) = self.children.get(&pair) else {
             return;

@@ -159,7 +159,7 @@ impl Endpoint {
             self.timers.cancel(Timer::Retransmit(id));
             match in_flight.exchange {
                 Exchange::RekeyIke(request) => {
-                    if let Some(crossed) = request.crossed {
+                    if let Some(crossed) = self.crossing_heir(&request) {
                         self.inherit(id, crossed);
                     }
                 }

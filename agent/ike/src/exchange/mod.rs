@@ -103,7 +103,17 @@ impl Endpoint {
             && sa.standing != Standing::Closed
             && !sa.queue.contains(&task)
         {
-            sa.queue.push_back(task);
+            match task {
+                // Before anything that the peer takes for a sign that all of our inbound halves stand.
+                Task::DeleteUnused(_) => sa.queue.push_front(task),
+                Task::Confirm(_)
+                | Task::CreateChild(_)
+                | Task::DeleteChild(_)
+                | Task::DeleteIke
+                | Task::Liveness
+                | Task::RekeyChild(_)
+                | Task::RekeyIke => sa.queue.push_back(task),
+            }
         }
     }
 
@@ -141,8 +151,8 @@ impl Endpoint {
     }
 
     /// Whether a task may begin now. An empty message says that our inbound halves stand, so it waits for them, and so
-    /// does the DELETE of a pair for newer ones of the same child; a rekey of the IKE SA waits for all that is about to change its
-    /// children.
+    /// does the DELETE of a pair for newer ones of the same child; a rekey of the IKE SA waits for all that is about to
+    /// change its children.
     fn may_begin(&self, sa: &IkeSa, task: &Task) -> bool {
         match task {
             Task::Confirm(_) | Task::Liveness => sa.installing.is_empty(),

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::Exchange;
+use super::child_outcome::REKEY_AGAIN;
 use crate::collision;
-use crate::config::KeyExchange;
+use crate::config::{IkeProposal, KeyExchange};
 use crate::crypto::{ActiveKeyExchange, IkeSuite, Secret, Skeyseed, confirm_ike, ike_offer, select_ike};
 use crate::endpoint::Endpoint;
 use crate::exchange::Task;
@@ -22,6 +23,8 @@ const RETRY: Duration = Duration::from_secs(10);
 pub(crate) struct Request {
     spi: IkeSpi,
     nonce: Nonce,
+    /// What was offered: the peer may not be configured any more when its response comes.
+    proposals: Vec<IkeProposal>,
     key_exchange: Box<dyn ActiveKeyExchange>,
     /// The SA that a crossing request of the peer has made.
     pub(crate) crossed: Option<IkeSaId>,
@@ -40,7 +43,16 @@ struct Agreed<'a> {
 }
 
 impl Endpoint {
-    /// The soft lifetime of an IKE SA, or the driver's wish.
+    /// The soft lifetime of an IKE SA has come. Whatever becomes of the rekey: while the SA stands, it is tried again.
+    pub(crate) fn ike_soft(&mut self, id: IkeSaId) {
+        if self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
+            let wait = self.jitter.between(REKEY_AGAIN, 2 * REKEY_AGAIN);
+            self.set_timer(Timer::IkeSoft(id), wait);
+            self.rekey_ike(id);
+        }
+    }
+
+    /// A new IKE SA instead of this one, now.
     pub(crate) fn rekey_ike(&mut self, id: IkeSaId) {
         if self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
             self.enqueue(id, Task::RekeyIke);
@@ -89,6 +101,7 @@ impl Endpoint {
         let request = Request {
             spi,
             nonce,
+            proposals,
             key_exchange,
             crossed: None,
             again,
@@ -120,7 +133,7 @@ impl Endpoint {
             }
             return;
         }
-        if let Some(crossed) = request.crossed
+        if let Some(crossed) = self.crossing_heir(request)
             && let (Some(our), Some(their)) = (self.sas.get(&new), self.sas.get(&crossed))
         {
             if collision::loses(&our.low_nonce, &their.low_nonce) {
@@ -137,10 +150,17 @@ impl Endpoint {
         self.close_with_delete(id, CloseReason::Replaced);
     }
 
+    /// The SA that a crossing request of the peer has made, unless the peer has ended it since.
+    pub(super) fn crossing_heir(&self, request: &Request) -> Option<IkeSaId> {
+        request.crossed.filter(|heir| {
+            self.sas
+                .get(heir)
+                .is_some_and(|sa| !matches!(sa.standing, Standing::Closing(_) | Standing::Closed))
+        })
+    }
+
     fn accept_ike_rekey(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) -> Option<IkeSaId> {
-        let sa = self.sas.get(&id)?;
-        let peer = self.peers.get(&sa.peer)?;
-        let (suite, spi) = confirm_ike(&peer.config.ike_proposals, payloads.security_association()?).ok()?;
+        let (suite, spi) = confirm_ike(&request.proposals, payloads.security_association()?).ok()?;
         let Spi::Ike(spi_r) = spi else { return None };
         let ke = payloads.key_exchange()?;
         let method = request.key_exchange.method();
@@ -170,7 +190,7 @@ impl Endpoint {
         kind: NotifyType,
         wanted: Option<KeyExchange>,
     ) {
-        if let Some(crossed) = request.crossed {
+        if let Some(crossed) = self.crossing_heir(request) {
             self.inherit(id, crossed);
             return;
         }

@@ -179,8 +179,14 @@ impl Endpoint {
             };
             child.ike = None;
             match child.stage {
+                // The response that would have told the peer of it is never sent.
+                Stage::Inbound if child.role == Role::Responder => {
+                    self.detach(child_id, CloseReason::Unreachable);
+                }
                 Stage::Active | Stage::AwaitSign | Stage::Inbound => {
                     self.timers.cancel(Timer::ChildSoft(child_id));
+                    // Nothing but traffic can tell now whether the peer's inbound half stands.
+                    self.timers.cancel(Timer::ChildOutbound(child_id));
                     self.set_timer(Timer::ChildLinger(child_id), ORPHAN_GRACE);
                 }
                 Stage::Leaving(..) | Stage::Redundant => self.detach(child_id, CloseReason::Unreachable),

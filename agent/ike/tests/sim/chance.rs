@@ -18,6 +18,11 @@ impl Dice {
         self.roll() % limit.max(1)
     }
 
+    /// A place in a list of so many.
+    pub(crate) fn index(&mut self, length: u64) -> usize {
+        usize::try_from(self.below(length)).unwrap_or_default()
+    }
+
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }

@@ -1,5 +1,46 @@
+//! What has to hold at every step of a run, and at its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipsecmesh_ike::wire::{ExchangeType, Header, Message, Role};
+use ipsecmesh_ike::*;
+
+use crate::world::{KernelSa, World};
+
+/// One end may be wrong about the other for this long after it has lost its memory, or has given up an exchange.
+const DISAGREEMENT: Duration = Duration::from_secs(90);
+
+/// The peer keeps pairs for a previous run of this end for this long (decision 20).
+const KEPT: Duration = Duration::from_secs(30);
+
+/// After so many transmissions a DELETE is given up.
+const GIVEN_UP: u32 = 4;
+
+/// The last request of each end of each IKE SA.
+#[derive(Default)]
+pub(crate) struct Watch(BTreeMap<(u64, u64, bool), Request>);
+
+struct Request {
+    number: u32,
+    bytes: Vec<u8>,
+    answered: bool,
+    sent: u32,
+}
+
+fn key(header: &Header, by_initiator: bool) -> (u64, u64, bool) {
+    let spi_r = header.responder_spi.map_or(0, IkeSpi::value);
+    (header.initiator_spi.value(), spi_r, by_initiator)
+}
+
+impl World {
+    /// The ends cannot agree for a while, whatever they do.
+    pub(crate) fn forgive(&mut self) {
+        self.lenient_until = self.lenient_until.max(self.now + DISAGREEMENT);
+    }
+
     /// Requests: one at a time per IKE SA and end, and the same bytes again (invariant I3).
-    fn watch_window(&mut self, index: usize, datagram: &[u8]) {
+    pub(crate) fn watch_request(&mut self, index: usize, datagram: &[u8]) {
         let Ok(message) = Message::parse(datagram) else {
             return;
         };
@@ -7,56 +48,64 @@
         if header.flags.is_response() || header.exchange == ExchangeType::IKE_SA_INIT {
             return;
         }
-        let spi_r = header.responder_spi.map_or(0, IkeSpi::value);
-        let key = (
-            header.initiator_spi.value(),
-            spi_r,
-            header.flags.sender() == Role::Initiator,
-        );
+        let key = key(&header, header.flags.sender() == Role::Initiator);
         let number = header.message_id.0;
-        if let Some((last, bytes, answered)) = self.requests.get(&key) {
-            if *last == number && bytes != datagram {
-                self.failure = Some(format!("{index} repeats request {number} with other bytes"));
+        match self.watch.0.get_mut(&key) {
+            Some(last) if last.number == number => {
+                last.sent += 1;
+                let given_up = last.sent >= GIVEN_UP && !last.answered;
+                if last.bytes != datagram {
+                    self.failure = Some(format!("{index} repeats request {number} with other bytes"));
+                }
+                if given_up {
+                    self.forgive();
+                }
+                return;
             }
-            if *last != number && !answered {
+            Some(last) if !last.answered => {
+                let last = last.number;
                 self.failure = Some(format!(
                     "{index} sends request {number} while {last} is unanswered"
                 ));
             }
-            if *last == number {
-                return;
-            }
+            Some(_) | None => {}
         }
-        self.requests.insert(key, (number, datagram.to_vec(), false));
+        let request = Request {
+            number,
+            bytes: datagram.to_vec(),
+            answered: false,
+            sent: 1,
+        };
+        self.watch.0.insert(key, request);
     }
 
-    fn note_response(&mut self, datagram: &[u8]) {
+    /// A datagram arrives: it may answer a request.
+    pub(crate) fn watch_response(&mut self, datagram: &[u8]) {
         let Ok(message) = Message::parse(datagram) else {
             return;
         };
         let header = message.header;
-        let spi_r = header.responder_spi.map_or(0, IkeSpi::value);
+        if !header.flags.is_response() {
+            return;
+        }
         let asked = header.flags.sender() != Role::Initiator;
-        if header.flags.is_response()
-            && let Some((last, _, answered)) =
-                self.requests
-                    .get_mut(&(header.initiator_spi.value(), spi_r, asked))
-            && *last == header.message_id.0
+        if let Some(last) = self.watch.0.get_mut(&key(&header, asked))
+            && last.number == header.message_id.0
         {
-            *answered = true;
+            last.answered = true;
         }
     }
 
     /// No packet that an installed outbound SA would send lacks its inbound SA at the peer.
-    fn check(&mut self) {
-        if !self.strict || self.failure.is_some() {
+    pub(crate) fn check(&mut self) {
+        if self.now < self.lenient_until || self.failure.is_some() {
             return;
         }
         for (index, node) in self.nodes.iter().enumerate() {
             let peer = &self.nodes[1 - index];
-            // What a previous run has left counts while the peer keeps it for that run (decision 20), and only the
-            // newest of it is used.
-            let kept = self.now <= node.restarted + Duration::from_secs(30);
+            // What a previous run has left counts while the peer keeps it for that run, and only the newest of it is
+            // used.
+            let kept = self.now <= node.restarted + KEPT;
             let newest = |sa: &KernelSa| {
                 !node
                     .kernel
@@ -84,38 +133,49 @@
         }
     }
 
-    /// At rest: one IKE SA, one pair per child, nothing else, the same keys at both ends.
+    /// At rest: one IKE SA, one pair per child, nothing else, the same keys at both ends. What waits is the soft and
+    /// hard lifetime of each SA and the liveness check.
     pub(crate) fn check_rest(&mut self, children: usize) {
+        let expected = Counts {
+            peers: 1,
+            ike_sas: 1,
+            child_sas: children,
+            timers: 3 + 2 * children,
+            ..Counts::default()
+        };
+        // A liveness check may be under way.
+        for _ in 0..5 {
+            if self.nodes.iter().all(|node| node.endpoint.counts() == expected) {
+                break;
+            }
+            self.run(self.now + Duration::from_secs(1));
+        }
+        self.check_counts(expected);
+        self.lenient_until = Duration::ZERO;
+        self.check();
+    }
+
+    /// Nothing is left of a peer that both ends have removed.
+    pub(crate) fn check_gone(&mut self) {
+        self.check_counts(Counts::default());
+    }
+
+    fn check_counts(&mut self, expected: Counts) {
         if self.failure.is_some() {
             return;
         }
         for (index, node) in self.nodes.iter().enumerate() {
             let counts = node.endpoint.counts();
-            let expected = Counts {
-                peers: 1,
-                ike_sas: 1,
-                child_sas: children,
-                ..Counts::default()
-            };
+            let halves: BTreeSet<(ChildId, bool)> =
+                node.kernel.values().map(|sa| (sa.child, sa.inbound)).collect();
+            let kernel = node.kernel.len();
             if counts != expected {
                 self.failure = Some(format!("{index} at rest has {counts:?} instead of {expected:?}"));
-                return;
-            }
-            if node.kernel.len() != 2 * children {
-                self.failure = Some(format!(
-                    "{index} at rest has {} SAs in the kernel",
-                    node.kernel.len()
-                ));
-                return;
-            }
-            let covered: BTreeSet<(ChildId, bool)> =
-                node.kernel.values().map(|sa| (sa.child, sa.inbound)).collect();
-            if covered.len() != 2 * children {
+            } else if kernel != 2 * expected.child_sas {
+                self.failure = Some(format!("{index} at rest has {kernel} SAs in the kernel"));
+            } else if halves.len() != kernel {
                 self.failure = Some(format!("{index} at rest lacks a half of a child"));
-                return;
             }
         }
-        self.strict = true;
-        self.check();
     }
-
+}

@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipsecmesh_ike::crypto::Provider;
-use ipsecmesh_ike::wire::{ExchangeType, Message, Role};
+use ipsecmesh_ike::wire::Message;
 use ipsecmesh_ike::*;
 
-use crate::support::{address_of, endpoint_config};
+use crate::chance::{Dice, Weather};
+use crate::support::{address_of, endpoint_config, peer_config};
+use crate::watch::Watch;
 
 /// One SA in a simulated kernel.
 #[derive(Clone, Debug)]
@@ -17,8 +19,8 @@ pub(crate) struct KernelSa {
     pub(crate) key: Vec<u8>,
     pub(crate) inbound: bool,
     pub(crate) child: ChildId,
-    generation: u32,
-    serial: u64,
+    pub(crate) generation: u32,
+    pub(crate) serial: u64,
 }
 
 /// What the driver plants into a run to see whether the checks catch it.
@@ -29,6 +31,10 @@ pub(crate) enum Bug {
     EarlyAnswer,
     /// The driver removes inbound SAs as soon as a rekey is through.
     NoGrace,
+    /// The kernel keeps what it was told to remove.
+    Forgets,
+    /// The kernel installs outbound SAs with a wrong key.
+    WrongKey,
 }
 
 type SaKeyName = (u32, IpAddr, IpAddr);
@@ -40,10 +46,11 @@ pub(crate) struct Node {
     pub(crate) kernel: BTreeMap<SaKeyName, KernelSa>,
     effects: VecDeque<Effect>,
     pub(crate) generation: u32,
-    restarted: Duration,
+    pub(crate) restarted: Duration,
     pub(crate) boot: u8,
     pub(crate) events: Vec<(Duration, Event)>,
-    pub(crate) config: Option<PeerConfig>,
+    config: Option<PeerConfig>,
+    configured: bool,
     seen: BTreeMap<EspSpi, u64>,
 }
 
@@ -77,7 +84,14 @@ enum Happening {
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     Upsert(Box<PeerConfig>),
+    /// The configuration loses or gains children, at this end.
+    Children(u32),
+    /// The configuration asks for shorter lifetimes, which rekeys everything.
+    Shorter,
+    /// The peer is removed, its configuration is remembered.
     Remove,
+    /// The removed peer is back.
+    Return,
     RekeyChild(u32),
     RekeyIke,
     /// The process dies and starts again.
@@ -102,9 +116,9 @@ pub(crate) struct World {
     pub(crate) tracing: bool,
     pub(crate) trace_hash: u64,
     pub(crate) bug: Bug,
-    /// Whether an outbound SA without its inbound SA at the peer is a failure now.
-    pub(crate) strict: bool,
-    requests: BTreeMap<(u64, u64, bool), (u32, Vec<u8>, bool)>,
+    /// From when on an outbound SA without its inbound SA at the peer is a failure.
+    pub(crate) lenient_until: Duration,
+    pub(crate) watch: Watch,
     pub(crate) failure: Option<String>,
 }
 
@@ -133,6 +147,7 @@ impl World {
             boot: host,
             events: Vec::new(),
             config: None,
+            configured: false,
             seen: BTreeMap::new(),
         };
         Self {
@@ -146,8 +161,8 @@ impl World {
             tracing: false,
             trace_hash: 0,
             bug: Bug::None,
-            strict: true,
-            requests: BTreeMap::new(),
+            lenient_until: Duration::ZERO,
+            watch: Watch::default(),
             failure: None,
         }
     }
@@ -192,14 +207,12 @@ impl World {
                     self.happen(happening);
                 }
             } else {
-                for index in 0..2 {
-                    if due[index].is_some_and(|at| at <= self.now) {
-                        let reason = self.nodes[index]
-                            .endpoint
-                            .poll_timeout()
-                            .map(|(_, reason)| reason);
-                        self.note(&format!("{} timer {reason:?}", index));
-                        self.nodes[index].endpoint.handle_timeout(now(self.now));
+                for (index, due) in due.into_iter().enumerate() {
+                    if due.is_some_and(|at| at <= self.now) {
+                        let endpoint = &mut self.nodes[index].endpoint;
+                        let reason = endpoint.poll_timeout().map(|(_, reason)| reason);
+                        endpoint.handle_timeout(now(self.now));
+                        self.note(&format!("{index} timer {reason:?}"));
                         self.drain(index);
                     }
                 }
@@ -216,7 +229,7 @@ impl World {
                 path,
                 mut datagram,
             } => {
-                self.note_response(&datagram);
+                self.watch_response(&datagram);
                 let line = describe(&datagram);
                 let disposition = self.nodes[to]
                     .endpoint
@@ -244,7 +257,9 @@ impl World {
 
     fn act(&mut self, index: usize, act: &Act) {
         self.note(&format!("{index} act {act:?}"));
-        let at = now(self.now);
+        if let Act::Restart { kernel_lost } = act {
+            self.restart(index, *kernel_lost);
+        }
         let other = &self.nodes[1 - index];
         let (other_host, other_boot) = (other.host, other.boot);
         let node = &mut self.nodes[index];
@@ -252,11 +267,31 @@ impl World {
         let command = match act {
             Act::Upsert(config) => {
                 node.config = Some((**config).clone());
-                Some(Command::UpsertPeer(config.clone()))
+                node.configured = true;
+                None
+            }
+            Act::Children(children) => {
+                if let Some(config) = &mut node.config {
+                    config.children = peer_config(node.host, other_host, *children).children;
+                }
+                None
+            }
+            Act::Shorter => {
+                if let Some(config) = &mut node.config {
+                    config.ike_lifetime = Duration::from_hours(50);
+                    for child in &mut config.children {
+                        child.lifetime.time = Duration::from_hours(12);
+                    }
+                }
+                None
             }
             Act::Remove => {
-                node.config = None;
+                node.configured = false;
                 Some(Command::RemovePeer { peer })
+            }
+            Act::Return => {
+                node.configured = true;
+                None
             }
             Act::RekeyChild(child) => Some(Command::RekeyChild {
                 peer,
@@ -273,25 +308,36 @@ impl World {
                 pick.and_then(|((spi, ..), _)| EspSpi::new(*spi))
                     .map(|spi| Command::Expire { spi, hard: *hard })
             }
-            Act::Restart { kernel_lost } => {
-                node.generation += 1;
-                node.restarted = self.now;
-                node.effects.clear();
-                if *kernel_lost {
-                    node.kernel.clear();
-                    node.boot = node.boot.wrapping_add(16);
-                }
-                let seed = [node.boot ^ u8::try_from(node.generation % 200).unwrap_or(0); 32];
-                node.endpoint = Endpoint::new(endpoint_config(node.host, node.boot), node.provider, seed, at);
-                node.config
-                    .clone()
-                    .map(|config| Command::UpsertPeer(Box::new(config)))
-            }
+            Act::Restart { .. } => None,
         };
-        if let Some(command) = command {
-            let _ = self.nodes[index].endpoint.handle_command(command, at);
+        let at = now(self.now);
+        // The driver says what it wants whenever anything changes: the same again is nothing.
+        let wanted = node.config.clone().filter(|_| node.configured);
+        let upsert = wanted.map(|config| Command::UpsertPeer(Box::new(config)));
+        for command in command.into_iter().chain(upsert) {
+            let _ = node.endpoint.handle_command(command, at);
         }
+        self.disown(index);
         self.drain(index);
+    }
+
+    /// The process dies and starts again, with or without the machine.
+    fn restart(&mut self, index: usize, kernel_lost: bool) {
+        // An SA of a previous run whose successor the kernel refuses has nothing to fall back on.
+        if kernel_lost || self.weather.refusals > 0 {
+            self.forgive();
+        }
+        let node = &mut self.nodes[index];
+        node.generation += 1;
+        node.restarted = self.now;
+        node.effects.clear();
+        if kernel_lost {
+            node.kernel.clear();
+            node.boot = node.boot.wrapping_add(16);
+        }
+        let seed = [node.boot ^ u8::try_from(node.generation % 200).unwrap_or(0); 32];
+        let config = endpoint_config(node.host, node.boot);
+        node.endpoint = Endpoint::new(config, node.provider, seed, now(self.now));
     }
 
     /// Carries out the outputs of a node, in the order of the contract.
@@ -311,7 +357,7 @@ impl World {
         }
         let mut buffer = Vec::new();
         while let Some(transmit) = self.nodes[index].endpoint.poll_transmit(&mut buffer) {
-            self.watch_window(index, &buffer);
+            self.watch_request(index, &buffer);
             let line = describe(&buffer);
             self.note(&format!("{index} -> {line}"));
             self.send(index, transmit.path, &buffer);
@@ -339,6 +385,31 @@ impl World {
         for name in old {
             let wait = Duration::from_secs(if name.1 == own { 1 } else { 10 });
             self.push(self.now + wait, Happening::Adopted { node: index, name });
+        }
+    }
+
+    /// SAs of a previous run go when nobody wants their child any more: as if it had just been replaced.
+    fn disown(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        let wanted = |child: ChildId| {
+            let config = node.config.as_ref().filter(|_| node.configured);
+            config.is_some_and(|config| config.children.iter().any(|known| known.id == child))
+        };
+        let children: BTreeSet<ChildId> = node.kernel.values().map(|sa| sa.child).collect();
+        let unwanted: Vec<ChildId> = children.into_iter().filter(|child| !wanted(*child)).collect();
+        let left = |node: &Node, child: &ChildId| {
+            let of_child = node.kernel.values().filter(|sa| sa.child == *child);
+            of_child.into_iter().any(|sa| sa.generation < node.generation)
+        };
+        if unwanted
+            .iter()
+            .any(|child| self.nodes.iter().any(|node| left(node, child)))
+        {
+            // Neither end can tell the other of SAs whose IKE SA died with a previous run.
+            self.forgive();
+        }
+        for child in unwanted {
+            self.adopt(index, child);
         }
     }
 
@@ -390,8 +461,12 @@ impl World {
                 } else if self.nodes[index].kernel.contains_key(&name) {
                     EffectOutcome::SpiInUse
                 } else {
+                    let mut key = spec.key.0.to_vec();
+                    if self.bug == Bug::WrongKey && !inbound {
+                        key[0] ^= 1;
+                    }
                     let sa = KernelSa {
-                        key: spec.key.0.to_vec(),
+                        key,
                         inbound,
                         child: spec.child,
                         generation,
@@ -413,7 +488,9 @@ impl World {
                 }
             }
             EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => {
-                self.nodes[index].kernel.remove(&key(name));
+                if self.bug != Bug::Forgets {
+                    self.nodes[index].kernel.remove(&key(name));
+                }
                 EffectOutcome::Done
             }
         };

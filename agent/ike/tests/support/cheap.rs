@@ -1,7 +1,8 @@
 //! A provider whose primitives are worthless and fast, so that thousands of runs fit into a minute. It keeps what the
 //! engine relies on: both ends derive the same keys, and what another key has sealed does not open.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 
 use ipsecmesh_ike::crypto::{
     ActiveKeyExchange, AeadBackend, CryptoError, HashBackend, KeyExchangeBackend, KeyedPrf, NONCE_LENGTH,
@@ -11,6 +12,25 @@ use ipsecmesh_ike::{Encryption, KeyExchange, Prf, SignatureAlgorithm};
 
 thread_local! {
     static STATE: Cell<u64> = const { Cell::new(1) };
+    static RECORD: RefCell<Option<BTreeSet<Vec<u8>>>> = const { RefCell::new(None) };
+}
+
+/// From now on keys and derived material of this thread are remembered.
+pub(crate) fn record() {
+    RECORD.set(Some(BTreeSet::new()));
+}
+
+/// What was remembered since [`record`]; nothing more is.
+pub(crate) fn recorded() -> BTreeSet<Vec<u8>> {
+    RECORD.take().unwrap_or_default()
+}
+
+fn remember(secret: &[u8]) {
+    RECORD.with_borrow_mut(|record| {
+        if let Some(record) = record {
+            record.insert(secret.to_vec());
+        }
+    });
 }
 
 /// Begins the random sequence of this thread anew.
@@ -87,6 +107,7 @@ impl KeyedPrf for Keyed {
     fn apply(&self, parts: &[&[u8]]) -> Secret {
         let mut out = vec![0; self.0.output_length()];
         expand(mix(self.1 ^ digest(parts)), &mut out);
+        remember(&out);
         Secret::from(out.as_slice())
     }
 }
@@ -106,6 +127,7 @@ impl AeadBackend for Cheap {
         aad: &[u8],
         in_out: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
+        remember(key);
         let mut tag = [0; TAG_LENGTH];
         expand(digest(&[key, nonce, aad, in_out]), &mut tag);
         xor(key, nonce, in_out);
@@ -202,7 +224,9 @@ impl ActiveKeyExchange for Exchange {
             .map(u64::from_be_bytes);
         match value {
             Some(value) if peer.len() == 32 && value != 0 => {
-                Ok(Secret::from(&power(value, self.secret).to_be_bytes()[..]))
+                let shared = power(value, self.secret).to_be_bytes();
+                remember(&shared);
+                Ok(Secret::from(&shared[..]))
             }
             _ => Err(CryptoError::InvalidPublicValue),
         }
