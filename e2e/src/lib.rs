@@ -8,3 +8,4 @@ pub mod lab;
 pub mod node_channel;
 pub mod protocol;
 pub mod report;
+pub mod traffic;

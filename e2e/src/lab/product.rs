@@ -7,6 +7,8 @@ use crate::error::{Error, Result, eventually};
 
 /// Namespace of operator and agents.
 pub const NAMESPACE: &str = "ipsecmesh-system";
+/// Name of the container in traffic pods.
+pub const TRAFFIC_CONTAINER: &str = "traffic";
 /// Name of the release.
 pub const RELEASE: &str = "ipsecmesh";
 /// The tunnel of the README.
@@ -99,7 +101,7 @@ impl Lab {
                 "terminationGracePeriodSeconds": 2,
                 "automountServiceAccountToken": false,
                 "tolerations": [{"operator": "Exists"}],
-                "containers": [{"name": "traffic", "image": TRAFFIC_IMAGE, "args": arguments}],
+                "containers": [{"name": TRAFFIC_CONTAINER, "image": TRAFFIC_IMAGE, "args": arguments}],
             },
         });
         self.kubectl().apply(&pod.to_string())?;
