@@ -104,6 +104,7 @@ mod tests {
             bytes: 0,
             packets: 0,
             added_at: 0,
+            last_used: None,
         }
     }
 

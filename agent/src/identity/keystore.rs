@@ -16,6 +16,7 @@ use crate::persist::{private_folder, write_private};
 const CURRENT: &str = "node.pem";
 const PENDING: &str = "pending.key";
 const GENERATION: &str = "certificateGeneration: ";
+const ISSUED: &str = "issuedAt: ";
 
 /// A certificate of this node with its key.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct NodeCertificate {
     pub(crate) leaf: Leaf,
     /// `IPsecNode.spec.certificateGeneration` that it was requested under.
     pub(crate) generation: i64,
+    /// When this node got it, seconds since 1970: its `notBefore` is earlier, for peers whose clocks are behind.
+    pub(crate) issued_at: u64,
 }
 
 /// The folder with the node's key.
@@ -63,6 +66,7 @@ impl NodeCertificate {
         key: Arc<KeyPair>,
         chain: Vec<CertificateDer<'static>>,
         generation: i64,
+        issued_at: u64,
     ) -> Result<Self, String> {
         let first = chain.first().ok_or("no certificate")?;
         let leaf = Leaf::parse(first).map_err(|e| e.to_string())?;
@@ -74,6 +78,7 @@ impl NodeCertificate {
             chain,
             leaf,
             generation,
+            issued_at,
         })
     }
 }
@@ -101,16 +106,19 @@ impl Keystore {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|e| content(e.to_string()))?;
-        let generation = text
-            .lines()
-            .find_map(|line| line.strip_prefix(GENERATION)?.parse().ok())
-            .unwrap_or_default();
-        NodeCertificate::new(Arc::new(key), chain, generation).map(Some).map_err(content)
+        let generation = field(&text, GENERATION).unwrap_or_default();
+        let issued_at = field(&text, ISSUED).unwrap_or_default();
+        NodeCertificate::new(Arc::new(key), chain, generation, issued_at)
+            .map(Some)
+            .map_err(content)
     }
 
     /// Makes `certificate` the one in use; the pending key is done with.
     pub(crate) fn store(&self, certificate: &NodeCertificate) -> Result<(), KeystoreError> {
-        let mut text = Zeroizing::new(format!("{GENERATION}{}\n", certificate.generation));
+        let mut text = Zeroizing::new(format!(
+            "{GENERATION}{}\n{ISSUED}{}\n",
+            certificate.generation, certificate.issued_at
+        ));
         text.push_str(&Zeroizing::new(certificate.key.serialize_pem()));
         for der in &certificate.chain {
             text.push_str(&pem("CERTIFICATE", der));
@@ -127,11 +135,10 @@ impl Keystore {
         {
             return Ok(key);
         }
-        let key =
-            KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| KeystoreError::Content {
-                path,
-                reason: format!("no key could be made: {e}"),
-            })?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| KeystoreError::Content {
+            path,
+            reason: format!("no key could be made: {e}"),
+        })?;
         self.write(PENDING, Zeroizing::new(key.serialize_pem()).as_bytes())?;
         Ok(key)
     }
@@ -140,7 +147,9 @@ impl Keystore {
     pub(crate) fn discard_pending(&self) -> Result<(), KeystoreError> {
         let path = self.folder.join(PENDING);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(KeystoreError::Io { path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(KeystoreError::Io { path, source })
+            }
             _ => Ok(()),
         }
     }
@@ -176,8 +185,14 @@ fn read(path: &PathBuf) -> Result<Option<Zeroizing<String>>, KeystoreError> {
     }
 }
 
+fn field<T: std::str::FromStr>(text: &str, name: &str) -> Option<T> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.parse().ok())
+}
+
 fn parse_key(text: &str) -> Result<KeyPair, String> {
-    let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| "holds no private key".to_owned())?;
+    let der =
+        PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| "holds no private key".to_owned())?;
     KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
         .map_err(|_| "the private key is not one for ECDSA on P-256".to_owned())
 }
@@ -202,19 +217,24 @@ mod tests {
         assert!(store.load().expect("readable").is_none());
 
         let key = Arc::new(store.pending_key().expect("key"));
+        let mode = |path: &std::path::Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&state.join(PENDING)), 0o600);
         let again = store.pending_key().expect("same key");
         assert_eq!(public_key(&key), public_key(&again));
 
-        let der = CertificateParams::default().self_signed(&*key).expect("certificate").der().clone();
-        let certificate = NodeCertificate::new(key, vec![der.clone()], 7).expect("matching");
+        let der = CertificateParams::default()
+            .self_signed(&*key)
+            .expect("certificate")
+            .der()
+            .clone();
+        let certificate = NodeCertificate::new(key, vec![der.clone()], 7, 1000).expect("matching");
         store.store(&certificate).expect("stored");
         let loaded = store.load().expect("readable").expect("there");
         assert_eq!(loaded.chain, vec![der]);
-        assert_eq!(loaded.generation, 7);
+        assert_eq!((loaded.generation, loaded.issued_at), (7, 1000));
         assert_eq!(loaded.leaf, certificate.leaf);
         assert!(!state.join(PENDING).exists());
 
-        let mode = |path: &std::path::Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&state), 0o700);
         assert_eq!(mode(&state.join(CURRENT)), 0o600);
     }
@@ -223,9 +243,26 @@ mod tests {
     fn a_certificate_for_another_key_is_refused() {
         let key = KeyPair::generate().expect("key");
         let other = KeyPair::generate().expect("key");
-        let der = CertificateParams::default().self_signed(&other).expect("certificate").der().clone();
-        let error = NodeCertificate::new(Arc::new(key), vec![der], 0).expect_err("another key");
+        let der = CertificateParams::default()
+            .self_signed(&other)
+            .expect("certificate")
+            .der()
+            .clone();
+        let error = NodeCertificate::new(Arc::new(key), vec![der], 0, 0).expect_err("another key");
         assert_eq!(error, "the certificate is for another key");
+    }
+
+    #[test]
+    fn a_folder_that_others_could_read_is_closed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let state = folder.path().join("state");
+        fs::create_dir(&state).expect("made");
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).expect("opened");
+        Keystore::open(state.clone()).expect("opened");
+        assert_eq!(
+            fs::metadata(&state).expect("there").permissions().mode() & 0o777,
+            0o700
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Who this node is: its key, its certificate, and how the certificates of others are judged.
 
 pub(crate) mod csr;
+#[cfg(test)]
+mod fixture;
 pub(crate) mod keystore;
 pub(crate) mod leaf;
 pub(crate) mod renew;

@@ -86,10 +86,16 @@ fn plan(current: Option<&NodeCertificate>, wanted: &Wanted, now: u64) -> Plan {
         return Plan::Renew(format!("it is for {:?}, the node is {}", leaf.uris, wanted.uri));
     }
     if current.generation < wanted.generation {
-        return Plan::Renew(format!("certificateGeneration was raised to {}", wanted.generation));
+        return Plan::Renew(format!(
+            "certificateGeneration was raised to {}",
+            wanted.generation
+        ));
     }
     if let Err(error) = wanted.trust.check_chain(&current.chain, now) {
-        return Plan::Renew(format!("authority {} does not accept it: {error}", wanted.authority));
+        return Plan::Renew(format!(
+            "authority {} does not accept it: {error}",
+            wanted.authority
+        ));
     }
     let lifetime = leaf.not_after.saturating_sub(leaf.not_before);
     let at = leaf.not_before + lifetime * wanted.renew_at_percent / 100;
@@ -97,7 +103,7 @@ fn plan(current: Option<&NodeCertificate>, wanted: &Wanted, now: u64) -> Plan {
     if now >= at {
         return renew("it is due for renewal");
     }
-    let published = leaf.not_before + PUBLISHING.as_secs();
+    let published = current.issued_at.saturating_add(PUBLISHING.as_secs());
     if !wanted.pinned.is_empty() && !wanted.pinned.contains(&leaf.key_fingerprint()) {
         if now >= published {
             return renew("its key is not in IPsecPeer.spec.keys any more");
@@ -165,20 +171,29 @@ impl Renewal {
 
     async fn renew(&self, wanted: &Wanted, reason: &str) -> Result<(), IdentityProblem> {
         tracing::info!(reason, authority = wanted.authority, "requesting a certificate");
-        let local = |message: String| IdentityProblem { denied: false, message };
+        let local = |message: String| IdentityProblem {
+            denied: false,
+            message,
+        };
         let key = Arc::new(self.keystore.pending_key().map_err(|e| local(e.to_string()))?);
         let name = request_name(&wanted.node, &key);
         let chain = match csr::request(&self.api, &name, &wanted.dns_name, &key, wanted.lifetime).await {
             Ok(chain) => chain,
             Err(error) => return Err(self.refused(&error)),
         };
-        let certificate =
-            NodeCertificate::new(key, chain, wanted.generation).map_err(|e| self.discard(format!("{name}: {e}")))?;
+        let certificate = NodeCertificate::new(key, chain, wanted.generation, wall().as_secs())
+            .map_err(|e| self.discard(format!("{name}: {e}")))?;
         if let Plan::Renew(reason) = plan(Some(&certificate), wanted, wall().as_secs()) {
             return Err(self.discard(format!("the certificate that was issued is of no use: {reason}")));
         }
-        self.keystore.store(&certificate).map_err(|e| local(e.to_string()))?;
-        tracing::info!(serial = certificate.leaf.serial, not_after = certificate.leaf.not_after, "certificate issued");
+        self.keystore
+            .store(&certificate)
+            .map_err(|e| local(e.to_string()))?;
+        tracing::info!(
+            serial = certificate.leaf.serial,
+            not_after = certificate.leaf.not_after,
+            "certificate issued"
+        );
         let issuer = issuer_of(&certificate, wanted);
         self.state.send_modify(|state| {
             state.certificate = Some(Arc::new(certificate));
@@ -201,7 +216,11 @@ impl Renewal {
     }
 
     fn report(&self, problem: &IdentityProblem) {
-        tracing::warn!(denied = problem.denied, reason = problem.message, "no certificate");
+        tracing::warn!(
+            denied = problem.denied,
+            reason = problem.message,
+            "no certificate"
+        );
         self.state.send_if_modified(|state| {
             let changed = state.problem.as_ref() != Some(problem);
             state.problem = Some(problem.clone());
@@ -229,10 +248,20 @@ impl Renewal {
         if let Err(error) = self.keystore.discard_pending() {
             tracing::warn!(%error, "the refused key stays on disk");
         }
-        IdentityProblem { denied: false, message }
+        IdentityProblem {
+            denied: false,
+            message,
+        }
     }
 }
 
 fn issuer_of(certificate: &NodeCertificate, wanted: &Wanted) -> Option<String> {
-    wanted.trust.check_chain(&certificate.chain, wall().as_secs()).ok().map(str::to_owned)
+    wanted
+        .trust
+        .check_chain(&certificate.chain, wall().as_secs())
+        .ok()
+        .map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests;

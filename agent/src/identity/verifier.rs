@@ -124,8 +124,11 @@ fn describe(error: &webpki::Error, leaf: &Leaf, at: WallTime) -> String {
         webpki::Error::RequiredEkuNotFoundContext(_) => {
             "its extended key usage lacks id-kp-ipsecIKE (1.3.6.1.5.5.7.3.17)".to_owned()
         }
-        webpki::Error::UnknownIssuer => {
-            "it was not issued by a certificate in IPsecAuthority.status.bundle".to_owned()
+        // The second is a root of the same name with another key: one that was made anew, or somebody else's.
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            "it was not issued by a certificate in IPsecAuthority.status.bundle: compare certificate.issuer in the \
+             status of both IPsecNodes"
+                .to_owned()
         }
         other => format!("the chain does not verify: {other}"),
     }

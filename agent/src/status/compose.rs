@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ipsecmesh_crds::IPsecNodeStatus;
 use ipsecmesh_crds::condition::{ConditionType, Finding, merge};
 use ipsecmesh_crds::node::{
-    AgentInfo, Backend, CertificateInfo, DataplaneInfo, DetectedOverlay as ApiOverlay, NodeSummary, TunnelReport,
+    AgentInfo, Backend, CertificateInfo, DataplaneInfo, DetectedOverlay as ApiOverlay, NodeSummary,
+    TunnelReport,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -51,15 +52,27 @@ impl StatusInputs {
     pub(crate) fn starting(&self) -> bool {
         let engine = !self.view.running && self.view.obstacle.is_none();
         let policies = self.snapshot.own.is_some() && self.view.programmed < self.desired.revision.max(1);
-        engine || self.overlays.is_none() || !self.snapshot.synced || (policies && self.view.refused.is_empty())
+        engine
+            || self.overlays.is_none()
+            || !self.snapshot.synced
+            || (policies && self.view.refused.is_empty())
     }
 }
 
 /// The status. What `before` has said stays said until its time is over: echoes, and the times of conditions.
-pub(crate) fn compose(inputs: &StatusInputs, before: Option<&IPsecNodeStatus>, now: Timestamp) -> IPsecNodeStatus {
+pub(crate) fn compose(
+    inputs: &StatusInputs,
+    before: Option<&IPsecNodeStatus>,
+    now: Timestamp,
+) -> IPsecNodeStatus {
     let seconds = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
     // What was said before the host booted says nothing about what stands now.
-    let this_boot = |status: &&IPsecNodeStatus| status.agent.as_ref().is_some_and(|agent| agent.boot_id == inputs.boot);
+    let this_boot = |status: &&IPsecNodeStatus| {
+        status
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.boot_id == inputs.boot)
+    };
     let since_boot = before.filter(this_boot);
     let standing = tunnels::standing(&inputs.desired, &inputs.view);
     let known = since_boot.map_or(&[][..], |status| &status.tunnels);
@@ -73,7 +86,11 @@ pub(crate) fn compose(inputs: &StatusInputs, before: Option<&IPsecNodeStatus>, n
         observed_generation: generation,
         agent: Some(AgentInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: inputs.probe.as_ref().map(|probe| probe.kernel.clone()).unwrap_or_default(),
+            kernel: inputs
+                .probe
+                .as_ref()
+                .map(|probe| probe.kernel.clone())
+                .unwrap_or_default(),
             boot_id: inputs.boot.clone(),
         }),
         sealing_key: None,
@@ -90,7 +107,12 @@ pub(crate) fn compose(inputs: &StatusInputs, before: Option<&IPsecNodeStatus>, n
         summary: Some(summary(&standing)),
         failures: tunnels::failures(&standing),
         tunnels: reports,
-        conditions: merge(conditions, &findings(inputs, since_boot, now), generation, &seconds),
+        conditions: merge(
+            conditions,
+            &findings(inputs, since_boot, now),
+            generation,
+            &seconds,
+        ),
     }
 }
 
@@ -135,7 +157,9 @@ fn findings(inputs: &StatusInputs, since_boot: Option<&IPsecNodeStatus>, now: Ti
     let dataplane = dataplane(inputs);
     let certificate = certificate_finding(inputs, now);
     let programmed = programmed(inputs, since_boot);
-    let trouble = [&dataplane, &certificate, &programmed].into_iter().find(|finding| finding.holds != Some(true));
+    let trouble = [&dataplane, &certificate, &programmed]
+        .into_iter()
+        .find(|finding| finding.holds != Some(true));
     let mut findings = vec![Finding {
         type_: ConditionType::Ready,
         ..trouble.unwrap_or(&programmed).clone()
@@ -201,7 +225,10 @@ fn certificate_finding(inputs: &StatusInputs, now: Timestamp) -> Finding {
     match (&identity.problem, valid) {
         // A renewal that fails is told long before the certificate in use ends.
         (Some(problem), true) => {
-            let message = format!("the certificate in use is valid; its renewal fails: {}", problem.message);
+            let message = format!(
+                "the certificate in use is valid; its renewal fails: {}",
+                problem.message
+            );
             finding(type_, Some(true), "RenewalFailing", message)
         }
         (Some(problem), false) if problem.denied => {
@@ -210,9 +237,12 @@ fn certificate_finding(inputs: &StatusInputs, now: Timestamp) -> Finding {
         (Some(problem), false) => finding(type_, Some(false), "CertificatePending", problem.message.clone()),
         (None, true) => finding(type_, Some(true), "Issued", String::new()),
         // It is asked for: nothing is wrong yet.
-        (None, false) if inputs.snapshot.authorities.contains_key(&inputs.authority) => {
-            finding(type_, None, "CertificatePending", "the request is not answered yet".to_owned())
-        }
+        (None, false) if inputs.snapshot.authorities.contains_key(&inputs.authority) => finding(
+            type_,
+            None,
+            "CertificatePending",
+            "the request is not answered yet".to_owned(),
+        ),
         (None, false) => {
             let message = format!(
                 "IPsecAuthority {} has no roots yet: is the operator running, and is the authority Ready?",
@@ -225,12 +255,28 @@ fn certificate_finding(inputs: &StatusInputs, now: Timestamp) -> Finding {
 
 /// What the agent works with although it should not have to.
 fn degraded(inputs: &StatusInputs) -> Option<Finding> {
-    let on_demand = inputs.snapshot.tunnels.iter().any(|tunnel| tunnel.start == Start::OnDemand);
+    let on_demand = inputs
+        .snapshot
+        .tunnels
+        .iter()
+        .any(|tunnel| tunnel.start == Start::OnDemand);
     let probe = inputs.probe.as_ref()?;
-    let warnings: Vec<String> = probe.warnings().filter(|text| on_demand || !text.contains("larval")).collect();
-    let mut refused = inputs.snapshot.refused.iter().map(|(object, reason)| format!("{object}: {reason}"));
+    let warnings: Vec<String> = probe
+        .warnings()
+        .filter(|text| on_demand || !text.contains("larval"))
+        .collect();
+    let mut refused = inputs
+        .snapshot
+        .refused
+        .iter()
+        .map(|(object, reason)| format!("{object}: {reason}"));
     let first = refused.next().or_else(|| warnings.first().cloned())?;
-    Some(finding(ConditionType::Degraded, Some(true), "HostOrObjects", first))
+    Some(finding(
+        ConditionType::Degraded,
+        Some(true),
+        "HostOrObjects",
+        first,
+    ))
 }
 
 fn finding(type_: ConditionType, holds: Option<bool>, reason: &str, message: String) -> Finding {

@@ -84,14 +84,21 @@ impl Writer {
             if changed.is_err() {
                 return;
             }
-            let Some(inputs) = self.inputs.borrow_and_update().clone() else { continue };
+            let Some(inputs) = self.inputs.borrow_and_update().clone() else {
+                continue;
+            };
             // An agent without an IPsecNode has nowhere to report to: the operator makes it.
-            let Some(own) = inputs.snapshot.node.as_ref() else { continue };
+            let Some(own) = inputs.snapshot.node.as_ref() else {
+                continue;
+            };
             if inputs.starting() && said.is_none() && started.elapsed() < GATHERING {
                 again = Some(started + GATHERING);
                 continue;
             }
-            let last = said.take().filter(|said| said.object == own.object_uid).unwrap_or_else(|| Said::before(own));
+            let last = said
+                .take()
+                .filter(|said| said.object == own.object_uid)
+                .unwrap_or_else(|| Said::before(own));
             let status = compose(&inputs, last.status.as_ref(), Timestamp::now());
             self.count(last.status.as_ref(), &status);
             let due = Pace::between(last.status.as_ref(), &status).due(last.at);
@@ -103,7 +110,9 @@ impl Writer {
             match self.write(&api, &status).await {
                 Ok(()) => {
                     pause = FIRST_RETRY;
-                    events.tell(own, &inputs.snapshot.tunnels, last.status.as_ref(), &status).await;
+                    events
+                        .tell(own, &inputs.snapshot.tunnels, last.status.as_ref(), &status)
+                        .await;
                     said = Some(Said {
                         object: last.object,
                         status: Some(status),
