@@ -79,14 +79,20 @@ fn judge(
 ) -> Result<Vec<u8>, String> {
     let certificate = chain.first().ok_or("the peer sent no certificate")?;
     let leaf = Leaf::parse(certificate).map_err(|e| e.to_string())?;
-    trust.check_chain(chain, at.0).map_err(|e| describe(&e, &leaf, at))?;
-    match identity {
-        Identity::Fqdn(name) if name.eq_ignore_ascii_case(&expected.dns_name) => {}
-        other => {
-            return Err(format!("the peer claims {other:?}, the directory binds {} to it", expected.dns_name));
-        }
+    trust
+        .check_chain(chain, at.0)
+        .map_err(|e| describe(&e, &leaf, at))?;
+    if !matches!(identity, Identity::Fqdn(name) if name.eq_ignore_ascii_case(&expected.dns_name)) {
+        return Err(format!(
+            "the peer claims {identity:?}, the directory binds {} to it",
+            expected.dns_name
+        ));
     }
-    if !leaf.dns_names.iter().any(|name| name.eq_ignore_ascii_case(&expected.dns_name)) {
+    if !leaf
+        .dns_names
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(&expected.dns_name))
+    {
         return Err(format!(
             "its DNS names are {:?}, expected {}: another node's certificate",
             leaf.dns_names, expected.dns_name
@@ -109,6 +115,10 @@ fn judge(
 }
 
 /// One sentence for people: what is wrong, and what to do.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "dozens of ways to be malformed, which name themselves"
+)]
 fn describe(error: &webpki::Error, leaf: &Leaf, at: WallTime) -> String {
     match error {
         webpki::Error::CertExpired { .. } => format!(

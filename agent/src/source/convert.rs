@@ -11,6 +11,7 @@ use ipsecmesh_crds::rank::{Narrowness, Rank};
 use ipsecmesh_crds::suite;
 use ipsecmesh_crds::support::unsupported_fields;
 use ipsecmesh_crds::tunnel::{self, DpdAction, FailurePolicy};
+use ipsecmesh_crds::units::ByteQuantity;
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
 use ipsecmesh_ike::{
     BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness,
@@ -155,7 +156,7 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
         child_proposals: child_proposals(spec),
         lifetime: Lifetime {
             time: child.lifetime.time.to_std(),
-            bytes: child.lifetime.bytes.map(|bytes| bytes.as_bytes()),
+            bytes: child.lifetime.bytes.map(ByteQuantity::as_bytes),
             packets: child.lifetime.packets,
         },
         rekey_margin_percent: child.rekey_margin_percent,

@@ -43,6 +43,10 @@ pub(crate) fn follow(
 }
 
 /// A change of one kind, or the kind whose watch broke.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on its way from the socket to its table"
+)]
 enum Change {
     Authority(Event<DeserializeGuard<IPsecAuthority>>),
     Broken(&'static str, watcher::Error),

@@ -279,6 +279,7 @@ fn degraded(inputs: &StatusInputs) -> Option<Finding> {
     ))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "messages are made for the finding")]
 fn finding(type_: ConditionType, holds: Option<bool>, reason: &str, message: String) -> Finding {
     Finding {
         type_,

@@ -104,7 +104,7 @@ fn reference(kind: &str, name: &str, uid: Option<&String>) -> ObjectReference {
     }
 }
 
-fn news(node: &str, before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) -> Vec<News> {
+fn news(own: &str, before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) -> Vec<News> {
     let mut news: Vec<News> = ["DataplaneReady", "CertificateReady"]
         .iter()
         .filter_map(|type_| condition_news(type_, before, now))
@@ -152,7 +152,7 @@ fn news(node: &str, before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) -> 
         },
         warning: true,
         reason: failure.reason.clone(),
-        note: format!("{node} → {}: {}", failure.peer, failure.message),
+        note: format!("{own} → {}: {}", failure.peer, failure.message),
     }));
     news
 }

@@ -63,15 +63,12 @@ fn of<'a>(goal: &'a TunnelGoal, desired: &Desired, view: &'a View) -> Standing<'
                 .is_none_or(|failed| failed == *child)
                 .then_some(failure)
         });
-        match failure {
-            Some(failure) => {
-                counts.failed += 1;
-                failing.push((node.as_str(), failure));
-            }
-            None => {
-                counts.idle += 1;
-                silent += u32::from(children.iter().all(|(peer, _)| keyless(peer)));
-            }
+        if let Some(failure) = failure {
+            counts.failed += 1;
+            failing.push((node.as_str(), failure));
+        } else {
+            counts.idle += 1;
+            silent += u32::from(children.iter().all(|(peer, _)| keyless(peer)));
         }
     }
     failing.sort_by_key(|(node, failure)| (failure.since, *node));
@@ -153,6 +150,7 @@ fn reason(failure: Failure) -> &'static str {
         Failure::NoProposalChosen => "NoProposalChosen",
         Failure::TrafficSelectors => "TSUnacceptable",
         Failure::Unreachable => "PeerUnreachable",
-        _ => "ProtocolError",
+        // The engine may learn to say more.
+        Failure::Protocol | _ => "ProtocolError",
     }
 }

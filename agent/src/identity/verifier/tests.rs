@@ -70,13 +70,13 @@ fn everything_else_is_refused_with_the_reason() {
         (
             "was not issued by",
             judged(Request::default(), |case| {
-                case.directory.trust = Authority::new().bundle()
+                case.directory.trust = Authority::new().bundle();
             }),
         ),
         (
             "was not issued by",
             judged(Request::default(), |case| {
-                case.directory.trust = TrustBundle::default()
+                case.directory.trust = TrustBundle::default();
             }),
         ),
         (
@@ -130,13 +130,13 @@ fn everything_else_is_refused_with_the_reason() {
         (
             "the peer claims",
             judged(Request::default(), |case| {
-                case.identity = Identity::Fqdn("b.node.ipsecmesh.local".to_owned())
+                case.identity = Identity::Fqdn("b.node.ipsecmesh.local".to_owned());
             }),
         ),
         (
             "the peer claims",
             judged(Request::default(), |case| {
-                case.identity = Identity::KeyId(b"a".to_vec())
+                case.identity = Identity::KeyId(b"a".to_vec());
             }),
         ),
     ];

@@ -88,8 +88,9 @@ fn a_higher_priority_has_a_lower_rank() {
 /// Each edit asks for what this agent cannot do; each message names the field.
 #[test]
 fn an_edit_that_cannot_be_carried_out_changes_nothing_but_the_phase() {
+    type Edit = fn(&mut IPsecTunnelSpec);
     let before = tunnel(&object(|_| {}), None).value.expect("in force");
-    let edits: [(&str, fn(&mut IPsecTunnelSpec)); 4] = [
+    let edits: [(&str, Edit); 4] = [
         ("spec.suite", |spec| spec.suite = Some(Suite::Cnsa2)),
         ("spec.mode", |spec| spec.mode = ApiMode::Tunnel),
         ("spec.protocol", |spec| spec.protocol = tunnel::Protocol::Ah),

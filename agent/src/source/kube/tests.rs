@@ -24,8 +24,10 @@ fn tunnel(name: &str, priority: u16) -> DeserializeGuard<IPsecTunnel> {
 }
 
 fn broken<K>(name: &str) -> DeserializeGuard<K> {
-    let mut metadata = kube::api::ObjectMeta::default();
-    metadata.name = Some(name.to_owned());
+    let metadata = kube::api::ObjectMeta {
+        name: Some(name.to_owned()),
+        ..kube::api::ObjectMeta::default()
+    };
     DeserializeGuard(Err(InvalidObject {
         error: "unknown variant".to_owned(),
         metadata,
@@ -136,9 +138,10 @@ async fn a_burst_is_one_snapshot_and_an_echo_of_our_own_status_is_none() {
     let mut own = IPsecNode::default();
     own.metadata.name = Some("a".to_owned());
     for version in ["0.1.0", "0.1.1"] {
-        let mut status = ipsecmesh_crds::IPsecNodeStatus::default();
-        status.bundle_hash = Some(version.to_owned());
-        own.status = Some(status);
+        own.status = Some(ipsecmesh_crds::IPsecNodeStatus {
+            bundle_hash: Some(version.to_owned()),
+            ..ipsecmesh_crds::IPsecNodeStatus::default()
+        });
         sender
             .unbounded_send(Change::Node(Event::Apply(DeserializeGuard(Ok(own.clone())))))
             .expect("open");

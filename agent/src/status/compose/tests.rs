@@ -211,9 +211,10 @@ fn each_phase_is_echoed_when_its_policies_stand() {
 /// Only `Permissive` waits for SAs, and only for those of peers that can be reached.
 #[test]
 fn the_first_phase_waits_for_its_sas() {
+    type Case<'a> = (&'a [(&'a str, Pair)], Option<PeerCounts>);
     use Pair::{Failed, Idle, Keyless, Up};
     let unreachable = Failed(Failure::Unreachable);
-    let cases: [(&[(&str, Pair)], Option<PeerCounts>); 5] = [
+    let cases: [Case<'_>; 5] = [
         (&[("b", Up), ("c", Up)], Some(counts(2, 2, 0, 0))),
         (&[("b", Up), ("c", Idle)], None),
         (&[("b", Up), ("c", unreachable)], Some(counts(2, 1, 0, 1))),
