@@ -16,6 +16,7 @@ use crate::{
     report::Progress,
 };
 
+mod agents;
 pub mod binaries;
 pub mod cache;
 pub mod charts;
@@ -30,6 +31,7 @@ pub mod product;
 pub mod state;
 mod tools;
 
+pub use agents::KernelSa;
 use binaries::Binaries;
 pub use controlplane::ControlPlane;
 pub use network::Network;
@@ -97,7 +99,7 @@ impl Lab {
         prepare_folder(&folder)?;
         let namespace = namespace(&options.instance)?;
         let state = Arc::new(State::create(&folder, &namespace)?);
-        clean_up_on_signal(&folder);
+        clean_up_on_signal(&folder)?;
         let boot = || {
             let network = Network::create(&namespace)?;
             let pki = Pki::create(&folder.join("pki"))?;
@@ -432,30 +434,41 @@ fn prepare_folder(folder: &Path) -> Result<()> {
 }
 
 /// Ctrl-C and SIGTERM remove the lab before they end the program.
-fn clean_up_on_signal(folder: &Path) {
+///
+/// By handlers and not by a mask: a mask would be inherited by every program that the lab starts, and none of them could
+/// be ended by a signal any more.
+fn clean_up_on_signal(folder: &Path) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
     const INTERRUPTED: i32 = 130;
     let folder = folder.to_owned();
-    let mut signals = nix::sys::signal::SigSet::empty();
-    for signal in [
-        nix::sys::signal::SIGINT,
-        nix::sys::signal::SIGTERM,
-        nix::sys::signal::SIGHUP,
-    ] {
-        signals.add(signal);
-    }
-    // Blocked in this thread and in every one that it starts from now on; one thread waits for them.
-    let _ = signals.thread_block();
+    let what = || "handle signals".to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context(what)?;
+    let entered = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).context(what)?;
+    let mut terminate = signal(SignalKind::terminate()).context(what)?;
+    let mut hangup = signal(SignalKind::hangup()).context(what)?;
+    drop(entered);
     std::thread::spawn(move || {
-        if signals.wait().is_ok() {
-            crate::report::say("\ninterrupted: removing the lab");
-            let _ = state::sweep(&folder);
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the lab is swept already, and no other thread may start a part of it again"
-            )]
-            std::process::exit(INTERRUPTED);
-        }
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        crate::report::say("\ninterrupted: removing the lab");
+        let _ = state::sweep(&folder);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the lab is swept already, and no other thread may start a part of it again"
+        )]
+        std::process::exit(INTERRUPTED);
     });
+    Ok(())
 }
 
 /// A command of `e2e/tools`, for whoever needs another than helm.
