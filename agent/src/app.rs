@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -40,6 +40,8 @@ const COMMANDS: usize = 64;
 const AFTERMATH: Duration = Duration::from_secs(30);
 /// Changes of the engine that come together are taken together: a mesh that starts has many.
 const SETTLE: Duration = Duration::from_millis(5);
+/// A connection on which the API server is silent for longer is dead: watches get a bookmark about once a minute.
+const API_SILENCE: Duration = Duration::from_secs(100);
 /// Without a change everything is looked at this often: latches, departed nodes, files.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -447,9 +449,13 @@ async fn serve(
 }
 
 async fn client() -> Result<Client, AppError> {
-    Client::try_default()
-        .await
-        .map_err(|error| AppError::Other(format!("no access to the API server: {error}; the agent runs in a pod")))
+    let failed = |error: &dyn std::fmt::Display| {
+        AppError::Other(format!("no access to the API server: {error}; the agent runs in a pod"))
+    };
+    let mut config = Config::infer().await.map_err(|error| failed(&error))?;
+    config.read_timeout = Some(API_SILENCE);
+    config.reset_reader_on_write = true;
+    Client::try_from(config).map_err(|error| failed(&error))
 }
 
 type Certificates = (watch::Sender<Option<Wanted>>, watch::Receiver<IdentityState>, Task);

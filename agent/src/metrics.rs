@@ -307,7 +307,7 @@ impl Inner {
         registry.register("tunnel_bytes", "Bytes through SAs", self.bytes.clone());
         registry.register("tunnel_packets", "Packets through SAs", self.packets.clone());
         registry.register(
-            "certificate_expiry_seconds",
+            "certificate_expiry_timestamp_seconds",
             "When the node's certificate ends, seconds since 1970",
             self.certificate_expiry.clone(),
         );

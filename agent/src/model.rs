@@ -94,6 +94,13 @@ pub(crate) struct Tunnel {
     pub(crate) replay_window: u32,
 }
 
+impl Tunnel {
+    /// Whether its SAs can be negotiated: it has proposals for both kinds.
+    pub(crate) fn is_negotiable(&self) -> bool {
+        !self.ike_proposals.is_empty() && !self.child_proposals.is_empty()
+    }
+}
+
 /// A node's part in a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Membership {

@@ -90,7 +90,9 @@ impl Pair<'_> {
                         }
                     }
                 }
-                if wants_sa {
+                // Without a proposal that this agent can carry out the policies block: one bad tunnel must not keep the
+                // engine from the others of this pair.
+                if wants_sa && view.tunnel.is_negotiable() {
                     let child = self.child(view, protocol, reqid);
                     ids.push((id, child.id));
                     children.push(child);

@@ -50,12 +50,10 @@ pub(crate) struct StatusInputs {
 impl StatusInputs {
     /// The agent does not know everything yet: a report would take back what an earlier run has said.
     pub(crate) fn starting(&self) -> bool {
-        let engine = !self.view.running && self.view.obstacle.is_none();
-        let policies = self.snapshot.own.is_some() && self.view.programmed < self.desired.revision.max(1);
-        engine
-            || self.overlays.is_none()
-            || !self.snapshot.synced
-            || (policies && self.view.refused.is_empty())
+        let trouble = self.view.obstacle.is_some() || !self.view.refused.is_empty();
+        let policies = self.snapshot.own.is_none() || self.view.programmed >= self.desired.revision.max(1);
+        let complete = self.view.running && self.snapshot.synced && self.overlays.is_some() && policies;
+        !complete && !trouble
     }
 }
 

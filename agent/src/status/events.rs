@@ -1,6 +1,8 @@
 //! Kubernetes Events of this agent: what a person can act on, once per change. What concerns the node stands at its
 //! `IPsecNode`, what concerns a pair stands at the `IPsecTunnel` that wants it.
 
+use std::time::Duration;
+
 use ipsecmesh_crds::node::Failure;
 use ipsecmesh_crds::{GROUP, IPsecNodeStatus, VERSION};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -8,17 +10,26 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
 use crate::model::{OwnNode, Tunnel};
+use crate::task::Task;
 
 /// The API server refuses longer notes.
 const MAX_NOTE: usize = 1000;
 /// Pairs that are told about at once: the rest is in the status.
 const MAX_PAIRS: usize = 4;
+/// Events that wait for the API server; more are dropped: the status says the same.
+const WAITING: usize = 32;
+/// How long one of them may hang.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends Events.
+/// Sends Events, beside those who wait for echoes.
 pub(crate) struct NodeEvents {
-    recorder: Recorder,
     node: String,
+    queue: mpsc::Sender<(Event, ObjectReference)>,
+    _task: Task,
 }
 
 /// Something worth telling.
@@ -51,14 +62,26 @@ impl NodeEvents {
             controller: "ipsecmesh.io/agent".to_owned(),
             instance: Some(node.to_owned()),
         };
+        let recorder = Recorder::new(client, reporter);
+        let (queue, mut waiting) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
+        let task = Task::spawn("events", async move {
+            while let Some((event, about)) = waiting.recv().await {
+                match timeout(PATIENCE, recorder.publish(&event, &about)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, reason = event.reason, "an Event was not sent"),
+                    Err(_) => tracing::debug!(reason = event.reason, "an Event was not answered"),
+                }
+            }
+        });
         Self {
-            recorder: Recorder::new(client, reporter),
             node: node.to_owned(),
+            queue,
+            _task: task,
         }
     }
 
     /// Tells what is new between two statuses.
-    pub(crate) async fn tell(
+    pub(crate) fn tell(
         &self,
         own: &OwnNode,
         tunnels: &[Tunnel],
@@ -87,9 +110,8 @@ impl NodeEvents {
                 note: Some(news.note.chars().take(MAX_NOTE).collect()),
                 secondary,
             };
-            if let Err(error) = self.recorder.publish(&event, &about).await {
-                tracing::debug!(%error, "an Event was not sent");
-            }
+            // Full: the API server is away, and the status says the same.
+            let _ = self.queue.try_send((event, about));
         }
     }
 }

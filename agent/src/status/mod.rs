@@ -110,9 +110,7 @@ impl Writer {
             match self.write(&api, &status).await {
                 Ok(()) => {
                     pause = FIRST_RETRY;
-                    events
-                        .tell(own, &inputs.snapshot.tunnels, last.status.as_ref(), &status)
-                        .await;
+                    events.tell(own, &inputs.snapshot.tunnels, last.status.as_ref(), &status);
                     said = Some(Said {
                         object: last.object,
                         status: Some(status),

@@ -341,6 +341,7 @@ fn an_obstacle_of_the_host_is_the_nodes_condition() {
         reason: "KernelUnsupported",
         message: "ESP over IPv4: no; modprobe esp4".to_owned(),
     });
+    assert!(!starting.starting(), "people are told at once");
     let status = compose(&starting, None, now());
     for type_ in ["DataplaneReady", "Ready"] {
         assert_eq!(
