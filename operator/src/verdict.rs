@@ -182,7 +182,8 @@ fn enforced(findings: &Findings, standing: &Standing) -> Verdict {
             "spec.suspend is true: nothing is changed, the nodes stay as they are".to_owned(),
         );
     }
-    if standing.phase == Some(Phase::Enforcing) && standing.goal == Goal::Enforce {
+    let everywhere = standing.behind.is_empty();
+    if everywhere && standing.phase == Some(Phase::Enforcing) && standing.goal == Goal::Enforce {
         return Verdict::new(ConditionType::Enforced, Truth::True, "Enforcing", String::new());
     }
     if standing.goal == Goal::Permit && standing.phase == Some(Phase::Permissive) {

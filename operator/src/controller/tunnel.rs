@@ -347,6 +347,11 @@ impl Look<'_> {
             .and_then(|time| DRAIN.checked_sub(time))
             .filter(|t| !t.is_zero());
         self.watch_the_clock(&mut plan, acked);
+        if plan.rollout != rollout {
+            // What the nodes have echoed was about another phase: nobody follows this one yet.
+            plan.expected = Some(self.expected(generation, next));
+            plan.lags = self.lags(&plan.followers, plan.expected.as_ref(), goal);
+        }
         plan
     }
 
