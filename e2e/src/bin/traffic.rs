@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use ipsecmesh_e2e::traffic::{PORT, flow, send, serve};
+use ipsecmesh_e2e::traffic::{PORT, flow, hostile, send, serve};
 
 /// Numbered packets and long flows between pods.
 #[derive(Debug, Parser)]
@@ -46,6 +46,18 @@ enum Role {
         #[arg(long, default_value = "")]
         marker: String,
     },
+    /// Take a UDP port as soon as it is free, and hold it.
+    Hold {
+        /// The port.
+        #[arg(long)]
+        port: u16,
+    },
+    /// Send every kind of bad datagram to a node's IKE ports.
+    Hostile {
+        /// Address of the node.
+        #[arg(long)]
+        to: Ipv4Addr,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +74,10 @@ fn main() -> ExitCode {
             marker,
             limit: seconds.map(Duration::from_secs),
         }),
+        Role::Hold { port } => hostile::hold(port),
+        Role::Hostile { to } => {
+            hostile::send(to).and_then(|count| writeln!(io::stdout(), "{count} bad datagrams sent"))
+        }
         Role::Flow { to, marker } => flow::run(SocketAddrV4::new(to, PORT), &marker),
     };
     match outcome {

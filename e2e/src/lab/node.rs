@@ -23,7 +23,7 @@ use crate::{
     node_channel::NodeChannel,
     protocol::{
         API_SERVER_PORT, ApiServer, CONFIG_PARAMETER, DEFAULT_MODULES, EXEC_PORT, Image, Nic, NodeConfig,
-        Overlay, PeerNode,
+        Overlay, PeerNode, Taint,
     },
 };
 
@@ -38,6 +38,8 @@ pub struct NodeOptions {
     pub labels: BTreeMap<String, String>,
     /// Kernel modules that must not be loaded.
     pub modules_without: Vec<String>,
+    /// Taints that its Node registers with.
+    pub taints: Vec<Taint>,
     /// No kubelet: a plain machine on the node network.
     pub plain: bool,
 }
@@ -266,7 +268,7 @@ fn config(
         modules_without: options.modules_without,
         sysctls: BTreeMap::new(),
         labels: options.labels,
-        taints: Vec::new(),
+        taints: options.taints,
         kubelet: !options.plain,
     })
 }

@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub mod flow;
+pub mod hostile;
 mod ledger;
 pub mod send;
 pub mod serve;

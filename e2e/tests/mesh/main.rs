@@ -11,7 +11,10 @@ use world::World;
 
 mod api;
 mod csr;
+mod encrypt;
+mod evidence;
 mod install;
+mod restart;
 mod world;
 
 /// What a trial is: it answers with the evidence that the table at the end shows.
@@ -56,6 +59,15 @@ const TRIALS: &[(&str, Check)] = &[
     ("csr::with_extra_names", csr::with_extra_names),
     ("csr::with_another_nodes_pod", csr::with_another_nodes_pod),
     ("csr::with_a_weak_key", csr::with_a_weak_key),
+    ("encrypt::from_clear_to_enforced", encrypt::from_clear_to_enforced),
+    ("encrypt::rekeys_lose_nothing", encrypt::rekeys_lose_nothing),
+    ("encrypt::edits_lose_nothing", encrypt::edits_lose_nothing),
+    ("restart::agent_is_replaced", restart::agent_is_replaced),
+    ("restart::agents_are_killed", restart::agents_are_killed),
+    ("restart::leader_is_killed", restart::leader_is_killed),
+    ("restart::api_server_is_away", restart::api_server_is_away),
+    ("restart::node_crashes_and_returns", restart::node_crashes_and_returns),
+    ("encrypt::deletion_leaves_nothing", encrypt::deletion_leaves_nothing),
 ];
 
 fn main() {

@@ -6,11 +6,13 @@ use std::{
 };
 
 use ipsecmesh_e2e::{
-    error::{Error, Result},
+    error::{Error, Result, eventually},
     lab::{Lab, LabOptions, product},
     node_channel::Output,
     report::{self, Progress},
 };
+
+use crate::standing::Standing;
 
 /// Nodes of the cluster.
 pub(crate) const NODES: [&str; 3] = ["worker-1", "worker-2", "worker-3"];
@@ -34,7 +36,10 @@ impl World {
         let took = start.elapsed().as_secs_f64();
         let evidence = match &outcome {
             Ok(evidence) => evidence.clone(),
-            Err(_) => "FAILED".to_owned(),
+            Err(_) => {
+                self.repair();
+                "FAILED".to_owned()
+            }
         };
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.push((name.to_owned(), format!("{took:6.1} s  {evidence}")));
@@ -63,20 +68,75 @@ impl World {
         Ok(booted)
     }
 
+    /// The product without a tunnel, and a pod on every node.
+    pub(crate) fn clear_mesh(&self) -> Result<Mesh> {
+        let lab = self.product()?;
+        lab.kubectl()
+            .run(&["delete", "ipsectunnel", "--all", "--timeout=60s"])?;
+        lab.wait_until_kernels_are_clean(ROLLOUT)?;
+        self.pods()
+    }
+
+    /// The product with an enforced tunnel, and a pod on every node.
+    pub(crate) fn mesh(&self) -> Result<Mesh> {
+        let lab = self.product()?;
+        lab.kubectl().apply(product::TUNNEL)?;
+        self.wait_until_ready()?;
+        lab.wait_for_one_pair_each(ROLLOUT)?;
+        self.pods()
+    }
+
+    /// Waits until the tunnel says that it is enforced everywhere.
+    pub(crate) fn wait_until_ready(&self) -> Result<()> {
+        let state = "{.status.rollout.phase} {.status.conditions[?(@.type==\"Ready\")].status}";
+        let tunnel = &["ipsectunnel", "cluster-mesh"];
+        self.lab()?
+            .kubectl()
+            .wait_for_value(tunnel, state, "Enforcing True", ROLLOUT)
+    }
+
     /// A pod on every node.
-    pub(crate) fn pods(&self) -> Result<Pods> {
+    pub(crate) fn pods(&self) -> Result<Mesh> {
         let lab = self.lab()?;
         let addresses = NODES
             .iter()
             .enumerate()
-            .map(|(at, node)| {
-                let name = pod_name(at);
-                lab.kubectl()
-                    .value(&["pod", &name], "{.status.podIP}")
-                    .or_else(|_| lab.start_traffic_pod(&name, node, POD_ARGUMENTS))
-            })
+            .map(|(at, node)| pod(&lab, &pod_name(at), node))
             .collect::<Result<_>>()?;
-        Ok(Pods { lab, addresses })
+        Ok(Mesh { lab, addresses })
+    }
+
+    /// The product with its tunnel in force on all nodes, at rest, and a pod on every node.
+    pub(crate) fn mesh(&self) -> Result<Pods> {
+        let lab = self.product()?;
+        let pods = self.pods()?;
+        if lab
+            .kubectl()
+            .run(&["get", "ipsectunnel", "cluster-mesh"])
+            .is_err()
+        {
+            lab.kubectl().apply(product::TUNNEL)?;
+        }
+        wait_ready(&lab, ROLLOUT)?;
+        Standing::settled(&lab, ROLLOUT)?;
+        Ok(pods)
+    }
+
+    /// After a failed trial: what the next ones start from. What cannot be repaired fails there, with its own words.
+    fn repair(&self) {
+        let lab = self.lab.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(lab) = lab else { return };
+        if lab.kubectl().run(&["get", "--raw", "/readyz"]).is_err() {
+            let _ = lab.start_api_server();
+        }
+        for node in lab.nodes() {
+            if !NODES.contains(&node.name()) {
+                let _ = lab.remove_node(node.name());
+            } else if node.channel().wait_ready(SOON).is_err() {
+                let _ = lab.start_node(node.name());
+            }
+            let _ = lab.heal(node.name());
+        }
     }
 
     /// A cluster with our definitions.
@@ -110,17 +170,60 @@ impl World {
 /// What a pod of the trials does while nothing is asked of it.
 const POD_ARGUMENTS: &[&str] = &["serve"];
 
-fn pod_name(at: usize) -> String {
+/// Name of the pod on the node at this place in [`NODES`].
+pub(crate) pub(crate) fn pod_name(at: usize) -> String {
     format!("trial-{}", at + 1)
 }
 
-/// The trials' pods, one per node.
-pub(crate) struct Pods {
-    lab: Arc<Lab>,
-    addresses: Vec<String>,
+/// The address of a running pod, started anew if its node lost it.
+fn pod(lab: &Lab, name: &str, node: &str) -> Result<String> {
+    let running = lab.node(node)?.channel().pods().map_err(|error| {
+        Error::observed(format!("the pods of {node}: {error}"))
+    })?;
+    let known = lab.kubectl().value(&["pod", name], "{.status.phase} {.status.podIP}").unwrap_or_default();
+    match known.split_once(' ') {
+        Some(("Running", address)) if running.iter().any(|pod| pod.name == name && !pod.processes.is_empty()) => {
+            return Ok(address.to_owned());
+        }
+        Some(_) => drop(lab.kubectl().run(&["delete", "pod", name, "--force", "--grace-period=0"])?),
+        None => {}
+    }
+    lab.start_traffic_pod(name, node, POD_ARGUMENTS)
 }
 
-impl Pods {
+/// Waits until the tunnel of the README is Ready for the spec that it has now.
+pub(crate) fn wait_ready(lab: &Lab, limit: Duration) -> Result<()> {
+    let condition = |field: &str| format!("{{.status.conditions[?(@.type==\"Ready\")].{field}}}");
+    let template = format!("{} {} {{.metadata.generation}} {}", condition("status"), condition("observedGeneration"), condition("message"));
+    eventually("cluster-mesh is Ready", limit, || {
+        let said = lab.kubectl().value(&["ipsectunnel", "cluster-mesh"], &template)?;
+        let words: Vec<&str> = said.splitn(4, ' ').collect();
+        match words.as_slice() {
+            ["True", observed, generation, ..] if observed == generation => Ok(()),
+            _ => Err(Error::observed(said)),
+        }
+    })
+}
+
+/// The trials' pods, one per node.
+pub(crate) struct Mesh {
+    /// The cluster.
+    pub(crate) lab: Arc<Lab>,
+    /// Addresses of the pods, in the order of [`NODES`].
+    pub(crate) addresses: Vec<String>,
+}
+
+impl Mesh {
+    /// The cluster.
+    pub(crate) fn lab(&self) -> &Arc<Lab> {
+        &self.lab
+    }
+
+    /// Address of the pod on the node at this place in [`NODES`].
+    pub(crate) fn address(&self, at: usize) -> &str {
+        &self.addresses[at]
+    }
+
     /// Pings from one pod to another, `count` times, with a text as payload; all must come back.
     pub(crate) fn ping(&self, from: usize, to: usize, marker: &str, count: usize) -> Result<String> {
         let pattern: String = marker
