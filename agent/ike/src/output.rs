@@ -211,6 +211,8 @@ pub enum AnswerReason {
     NoProposalChosen,
     /// The cached response was sent again.
     Repeated,
+    /// UNSUPPORTED_CRITICAL_PAYLOAD.
+    UnsupportedCritical,
 }
 
 /// Why a datagram was dropped.

@@ -18,6 +18,9 @@ const BACKOFF_LAST: Duration = Duration::from_secs(30);
 /// A peer that does not answer is asked at least this often, so that it has its SAs within seconds when it comes back.
 pub(crate) const AWAY_LAST: Duration = Duration::from_secs(3);
 
+/// The pause before an exchange that follows one without any answer.
+const AWAY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+
 /// The original responder leaves a missing child to the original initiator for this long.
 const RESPONDER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -263,7 +266,8 @@ impl Endpoint {
         }
         let failures = peer.failures;
         let wait = match failure {
-            Some(Failure::Unreachable) => self.backoff(failures).min(AWAY_LAST),
+            // It has just been waited for.
+            Some(Failure::Unreachable) => self.jitter.between(AWAY_PAUSE.0, AWAY_PAUSE.1),
             _ => self.backoff(failures),
         };
         self.set_timer(Timer::Start(id), wait);

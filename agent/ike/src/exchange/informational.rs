@@ -163,18 +163,16 @@ impl Endpoint {
                         self.inherit(id, crossed);
                     }
                 }
-                Exchange::CreateChild(request) => {
+                exchange @ (Exchange::Confirm(_) | Exchange::CreateChild(_)) => {
                     // Put back: the end of the SA cleans up after it.
                     if let Some(sa) = self.sas.get_mut(&id) {
-                        let exchange = Exchange::CreateChild(request);
                         sa.in_flight = Some(super::InFlight {
                             exchange,
                             ..in_flight
                         });
                     }
                 }
-                Exchange::Confirm(_)
-                | Exchange::DeleteChild(_)
+                Exchange::DeleteChild(_)
                 | Exchange::DeleteIke
                 | Exchange::DeleteUnused
                 | Exchange::Liveness => {}

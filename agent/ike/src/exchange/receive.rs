@@ -21,8 +21,9 @@ impl Endpoint {
         if header.version.major() != 2 {
             return self.other_version(path, &header);
         }
-        let Ok(body) = message.body() else {
-            return Disposition::Dropped(DropReason::Malformed);
+        let body = match message.body() {
+            Ok(body) => body,
+            Err(error) => return self.unreadable(path, &header, &error),
         };
         if header.exchange == ExchangeType::IKE_SA_INIT {
             let Body::Plain(payloads) = body else {
@@ -156,13 +157,31 @@ impl Endpoint {
         self.pump(id);
     }
 
+    /// An unknown critical payload is named to a configured peer that begins (RFC 7296 §2.5); all else that cannot be
+    /// read is ignored.
+    fn unreadable(&mut self, path: Path, header: &Header, error: &DecodeError) -> Disposition {
+        match error.unsupported_critical() {
+            Some(kind) if self.begins(path, header) => self.answer_stateless(
+                path,
+                header,
+                Notify::unsupported_critical(kind),
+                AnswerReason::UnsupportedCritical,
+            ),
+            _ => Disposition::Dropped(DropReason::Malformed),
+        }
+    }
+
+    /// Whether a message claims to be the first of a configured peer.
+    fn begins(&self, path: Path, header: &Header) -> bool {
+        self.by_address.contains_key(&(path.local.ip(), path.remote.ip()))
+            && header.exchange == ExchangeType::IKE_SA_INIT
+            && !header.flags.is_response()
+            && header.responder_spi.is_none()
+    }
+
     /// Another major version: told so to a configured peer that begins, and ignored otherwise (RFC 7296 §2.5).
     fn other_version(&mut self, path: Path, header: &Header) -> Disposition {
-        let known = self.by_address.contains_key(&(path.local.ip(), path.remote.ip()));
-        let begins = header.exchange == ExchangeType::IKE_SA_INIT
-            && !header.flags.is_response()
-            && header.responder_spi.is_none();
-        if !known || !begins || header.version.major() < 2 {
+        if !self.begins(path, header) || header.version.major() < 2 {
             return Disposition::Dropped(DropReason::Malformed);
         }
         self.answer_stateless(

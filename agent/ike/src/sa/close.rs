@@ -115,12 +115,9 @@ impl Endpoint {
                     self.close_with_delete(heir, CloseReason::Redundant);
                 }
             }
+            Some(Exchange::Confirm(replaced)) => self.confirm_on_heir(id, peer_id, replaced),
             Some(
-                Exchange::Confirm(_)
-                | Exchange::DeleteChild(_)
-                | Exchange::DeleteIke
-                | Exchange::DeleteUnused
-                | Exchange::Liveness,
+                Exchange::DeleteChild(_) | Exchange::DeleteIke | Exchange::DeleteUnused | Exchange::Liveness,
             )
             | None => {}
         }
@@ -150,6 +147,15 @@ impl Endpoint {
         }
         if was_current {
             self.after_loss(peer_id, reason);
+        }
+    }
+
+    /// The peer may not have heard our word that our inbound halves stand, and its heir's children wait for it.
+    fn confirm_on_heir(&mut self, id: IkeSaId, peer: PeerId, replaced: Option<ChildSaId>) {
+        let current = self.peers.get(&peer).and_then(|peer| peer.current);
+        if let Some(heir) = current.filter(|current| *current != id) {
+            self.enqueue(heir, Task::Confirm(replaced));
+            self.pump(heir);
         }
     }
 
@@ -224,6 +230,10 @@ impl Endpoint {
             CloseReason::Unreachable => {
                 if peer.config.liveness.action == LivenessAction::Restart {
                     self.start(peer_id);
+                } else if let Some(peer) = self.peers.get_mut(&peer_id) {
+                    for slot in peer.slots.values_mut() {
+                        slot.wanted = false;
+                    }
                 }
             }
             CloseReason::Expired | CloseReason::Local => self.drive_peer(peer_id),

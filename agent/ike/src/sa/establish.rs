@@ -93,6 +93,10 @@ impl Endpoint {
             return;
         };
         peer.current = Some(id);
+        let eager = peer.eager();
+        for slot in peer.slots.values_mut() {
+            slot.wanted |= eager;
+        }
         let (lifetime, liveness) = (peer.config.ike_lifetime, peer.config.liveness.interval);
         self.timers.cancel(Timer::Start(peer_id));
         self.timers.cancel(Timer::IkeLinger(id));

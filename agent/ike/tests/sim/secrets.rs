@@ -44,7 +44,7 @@ fn no_output_of_a_run_shows_a_key() {
             secrets.extend(node.kernel.values().map(|sa| sa.key.clone()));
             let _ = write!(world.trace, "{:?} {:#?}", node.endpoint, psk(b"a secret of both"));
         }
-        assert!(secrets.len() > 20, "seed {seed}: nothing was recorded");
+        assert!(secrets.len() > 6, "seed {seed}: nothing was recorded");
         assert_eq!(leak(&world.trace, &secrets), None, "seed {seed}");
     }
 }
