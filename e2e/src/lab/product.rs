@@ -97,7 +97,7 @@ impl Lab {
             "metadata": {"name": name, "namespace": "default", "labels": {"app": "traffic"}},
             "spec": {
                 "nodeName": node,
-                "restartPolicy": "Never",
+                "restartPolicy": "Always",
                 "terminationGracePeriodSeconds": 2,
                 "automountServiceAccountToken": false,
                 "tolerations": [{"operator": "Exists"}],

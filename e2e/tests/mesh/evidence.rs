@@ -80,7 +80,15 @@ impl Watch {
         let mut pairs = Vec::new();
         for (index, from) in places.iter().enumerate() {
             for to in &places[index + 1..] {
-                let arguments = ["send", "--to", pods.address(*to), "--rate", RATE, "--marker", MARKER];
+                let arguments = [
+                    "send",
+                    "--to",
+                    pods.address(*to),
+                    "--rate",
+                    RATE,
+                    "--marker",
+                    MARKER,
+                ];
                 let stream = Stream::start(&lab, NODES[*from], &pod_name(*from), &arguments)?;
                 pairs.push((format!("{}–{}", NODES[*from], NODES[*to]), stream));
             }
@@ -109,7 +117,9 @@ impl Watch {
             let file = capture.file().display().to_string();
             let wire = capture.finish()?;
             esp += wire.counts_between(&self.nodes).esp;
-            faults.extend(cleartext(&wire, &self.nodes, allowed).map(|fault| format!("{node}: {fault} ({file})")));
+            faults.extend(
+                cleartext(&wire, &self.nodes, allowed).map(|fault| format!("{node}: {fault} ({file})")),
+            );
         }
         for (node, before) in &self.counters {
             let raised = raised(before, &counters(&self.lab, node)?, allowed.counters);
@@ -129,7 +139,11 @@ pub(crate) fn now() -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn judge_packets(pairs: &[(String, Stream)], allowed: &Allowed<'_>, faults: &mut Vec<String>) -> Result<String> {
+fn judge_packets(
+    pairs: &[(String, Stream)],
+    allowed: &Allowed<'_>,
+    faults: &mut Vec<String>,
+) -> Result<String> {
     let (mut sent, mut lost, mut longest) = (0, 0, 0);
     let mut gaps = Vec::new();
     for (pair, stream) in pairs {
@@ -139,7 +153,10 @@ fn judge_packets(pairs: &[(String, Stream)], allowed: &Allowed<'_>, faults: &mut
         longest = longest.max(report.longest_gap_ms);
         gaps.extend(report.gaps.iter().map(|gap| {
             let count = gap.last - gap.first + 1;
-            format!("{pair} {count} from number {} at {} for {} ms", gap.first, gap.at_ms, gap.length_ms)
+            format!(
+                "{pair} {count} from number {} at {} for {} ms",
+                gap.first, gap.at_ms, gap.length_ms
+            )
         }));
     }
     if lost > allowed.lost {
@@ -155,7 +172,10 @@ fn judge_flow(flow: &Stream, allowed: &Allowed<'_>, faults: &mut Vec<String>) ->
     let report = flow.fresh_flow()?;
     faults.extend(report.broken.map(|why| format!("the TCP flow broke: {why}")));
     if report.longest_stall_ms > allowed.stall {
-        faults.push(format!("the TCP flow stood still for {} ms", report.longest_stall_ms));
+        faults.push(format!(
+            "the TCP flow stood still for {} ms",
+            report.longest_stall_ms
+        ));
     }
     Ok(report.longest_stall_ms)
 }
@@ -165,7 +185,13 @@ pub(crate) fn cleartext(wire: &Wire, nodes: &[Ipv4Addr], allowed: &Allowed<'_>) 
     let dark = |frame: &&Frame| (allowed.dark_from..allowed.dark_until).contains(&milliseconds(frame));
     let between = |frame: &&Frame| nodes.contains(&frame.source) && nodes.contains(&frame.destination);
     let readable = |frame: &&Frame| frame.kind() == Kind::Overlay || frame.contains(MARKER.as_bytes());
-    let found: Vec<&Frame> = wire.frames().iter().filter(dark).filter(between).filter(readable).collect();
+    let found: Vec<&Frame> = wire
+        .frames()
+        .iter()
+        .filter(dark)
+        .filter(between)
+        .filter(readable)
+        .collect();
     let first = found.first()?;
     Some(format!("{} packets in clear, the first: {first}", found.len()))
 }
@@ -189,7 +215,12 @@ fn raised(before: &Counters, after: &Counters, allowed: &[&str]) -> Vec<String> 
     after
         .iter()
         .filter(|(name, _)| !allowed.contains(&name.as_str()))
-        .map(|(name, value)| (name, value.saturating_sub(before.get(name).copied().unwrap_or_default())))
+        .map(|(name, value)| {
+            (
+                name,
+                value.saturating_sub(before.get(name).copied().unwrap_or_default()),
+            )
+        })
         .filter(|(_, delta)| *delta > 0)
         .map(|(name, delta)| format!("{name} +{delta}"))
         .collect()

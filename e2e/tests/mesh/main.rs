@@ -15,6 +15,7 @@ mod encrypt;
 mod evidence;
 mod install;
 mod restart;
+mod standing;
 mod world;
 
 /// What a trial is: it answers with the evidence that the table at the end shows.
@@ -66,8 +67,14 @@ const TRIALS: &[(&str, Check)] = &[
     ("restart::agents_are_killed", restart::agents_are_killed),
     ("restart::leader_is_killed", restart::leader_is_killed),
     ("restart::api_server_is_away", restart::api_server_is_away),
-    ("restart::node_crashes_and_returns", restart::node_crashes_and_returns),
-    ("encrypt::deletion_leaves_nothing", encrypt::deletion_leaves_nothing),
+    (
+        "restart::node_crashes_and_returns",
+        restart::node_crashes_and_returns,
+    ),
+    (
+        "encrypt::deletion_leaves_nothing",
+        encrypt::deletion_leaves_nothing,
+    ),
 ];
 
 fn main() {

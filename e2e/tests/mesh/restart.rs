@@ -1,68 +1,146 @@
 //! The agent ends, in order and not, and comes back: the kernel goes on alone, and nothing is left over.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ipsecmesh_e2e::{
-    error::{Error, Result},
+    error::{Error, Result, eventually},
     lab::{Lab, product::NAMESPACE},
 };
 
 use crate::{
     evidence::{Allowed, Watch},
     standing::Standing,
-    world::{World, ensure},
+    world::{NODES, ROLLOUT, World, ensure, wait_ready},
 };
 
-/// Start, initial exchanges with every peer, removal of what the previous run left.
-const BACK: Duration = Duration::from_secs(90);
-
-/// Enforcing mesh, traffic; agent of worker-2 ends by SIGTERM; no loss, one IKE SA and one pair per pair of nodes again.
-pub(crate) fn by_sigterm(world: &World) -> Result<String> {
-    restart(world, |lab| {
-        let pod = lab.agent_pod("worker-2")?;
-        lab.kubectl().run(&["delete", "pod", "-n", NAMESPACE, &pod, "--timeout=30s"]).map(drop)
+/// SIGTERM: the DaemonSet's pod is deleted and made again.
+pub(crate) fn agent_is_replaced(world: &World) -> Result<String> {
+    disrupt(world, |lab| {
+        let pod = lab.agent_pod(NODES[0])?;
+        lab.kubectl()
+            .run(&["delete", "pod", "-n", NAMESPACE, &pod])
+            .map(drop)
     })
 }
 
-/// Enforcing mesh, traffic; `kill -9` of worker-2's agent; the same.
-pub(crate) fn by_kill(world: &World) -> Result<String> {
-    restart(world, |lab| kill(lab, "worker-2", &lab.agent_pod("worker-2")?))
+/// `kill -9`, on two nodes at once.
+pub(crate) fn agents_are_killed(world: &World) -> Result<String> {
+    disrupt(world, |lab| {
+        NODES[1..].iter().try_for_each(|node| kill_agent(lab, node))
+    })
 }
 
-fn restart(world: &World, end: impl FnOnce(&Lab) -> Result<()>) -> Result<String> {
+pub(crate) fn kill_agent(lab: &Lab, node: &str) -> Result<()> {
+    lab.node(node)?
+        .run(&["pkill", "-KILL", "-f", "ipsecmesh-agent run"])
+        .map(drop)
+}
+
+fn disrupt(world: &World, blow: impl Fn(&Arc<Lab>) -> Result<()>) -> Result<String> {
     let pods = world.mesh()?;
     let lab = pods.lab();
-    let before = Standing::now(lab)?;
     let watch = Watch::all(&pods)?;
     let begin = Instant::now();
-    end(lab)?;
+    blow(lab)?;
+    thread::sleep(Duration::from_secs(2));
     lab.wait_for_product()?;
-    let ready = begin.elapsed();
-    let after = ipsecmesh_e2e::error::eventually("the agent's new SAs stand alone", BACK, || {
-        let after = Standing::now(lab)?;
-        // A new process has no IKE SA of the old one: its two pairs are new, the third one is not touched.
-        let kept = after.kept(&before).0;
-        ensure(kept == 1, || format!("{kept} old IKE SAs, not 1"))?;
-        Ok(after)
-    })?;
-    let settled = begin.elapsed();
+    let standing = Standing::settled(lab, ROLLOUT)?;
+    let took = begin.elapsed().as_secs_f64();
+    wait_ready(lab, ROLLOUT)?;
     let evidence = watch.finish(&Allowed::default())?;
     Ok(format!(
-        "Ready after {:.1} s, {} SAs and no leftovers after {:.1} s; {evidence}",
-        ready.as_secs_f64(),
-        after.count(),
-        settled.as_secs_f64()
+        "at rest after {took:.1} s with {} SAs; {evidence}",
+        standing.count()
     ))
 }
 
-/// SIGKILL to a pod's containers, as a crash is.
-pub(crate) fn kill(lab: &Lab, node: &str, pod: &str) -> Result<()> {
-    let node = lab.node(node)?;
-    let pods = node.channel().pods().map_err(|error| Error::observed(error.to_string()))?;
-    let processes = pods.iter().filter(|known| known.name == pod).flat_map(|known| known.processes.values());
-    let pids: Vec<String> = processes.map(ToString::to_string).collect();
-    ensure(!pids.is_empty(), || format!("{pod} runs no process on {}", node.name()))?;
-    let mut argv = vec!["kill", "-9"];
-    argv.extend(pids.iter().map(String::as_str));
-    node.run(&argv).map(drop)
+/// The leader is killed for good: the other replica takes over within 15 s, and no SA changes.
+pub(crate) fn leader_is_killed(world: &World) -> Result<String> {
+    let pods = world.mesh()?;
+    let lab = pods.lab();
+    let before = Standing::settled(lab, ROLLOUT)?;
+    let lease = &["lease", "-n", NAMESPACE, "ipsecmesh-operator"];
+    let holder = lab.kubectl().value(lease, "{.spec.holderIdentity}")?;
+    let pod = holder.split('_').next().unwrap_or_default().to_owned();
+    let begin = Instant::now();
+    lab.kubectl().run(&[
+        "delete",
+        "pod",
+        "-n",
+        NAMESPACE,
+        &pod,
+        "--force",
+        "--grace-period=0",
+    ])?;
+    eventually("another leader", Duration::from_secs(15), || {
+        let now = lab.kubectl().value(lease, "{.spec.holderIdentity}")?;
+        ensure(now != holder && !now.is_empty(), || now.clone())
+    })?;
+    let took = begin.elapsed().as_secs_f64();
+    lab.wait_for_product()?;
+    let after = Standing::settled(lab, ROLLOUT)?;
+    ensure(after == before, || format!("SAs changed: {before:?} → {after:?}"))?;
+    Ok(format!(
+        "new leader after {took:.1} s, the same {} SAs",
+        after.count()
+    ))
+}
+
+/// The API server is gone for 20 s, with a rekey and an agent's crash meanwhile.
+pub(crate) fn api_server_is_away(world: &World) -> Result<String> {
+    const AWAY: Duration = Duration::from_secs(20);
+    let pods = world.mesh()?;
+    let lab = pods.lab();
+    let watch = Watch::all(&pods)?;
+    lab.stop_api_server()?;
+    let begin = Instant::now();
+    // The pod cannot be looked up now; the agent listens on the node's loopback.
+    let agent = format!("{}/bin/ipsecmesh-agent", lab.folder().display());
+    lab.node(NODES[0])?.run(&[&agent, "rekey"])?;
+    thread::sleep(Duration::from_secs(3));
+    kill_agent(lab, NODES[1])?;
+    thread::sleep(AWAY.saturating_sub(begin.elapsed()));
+    lab.start_api_server()?;
+    lab.wait_for_nodes(&NODES)?;
+    lab.wait_for_product()?;
+    Standing::settled(lab, ROLLOUT)?;
+    wait_ready(lab, ROLLOUT)?;
+    let evidence = watch.finish(&Allowed::default())?;
+    Ok(format!("{} s away; {evidence}", AWAY.as_secs()))
+}
+
+/// A node's kernel is gone in an instant and boots again: the others lose nothing among themselves, and it is back
+/// with one pair each.
+pub(crate) fn node_crashes_and_returns(world: &World) -> Result<String> {
+    let pods = world.mesh()?;
+    let lab = pods.lab();
+    let watch = Watch::among(&pods, &[0, 1])?;
+    lab.node(NODES[2])?.crash()?;
+    thread::sleep(Duration::from_secs(5));
+    lab.start_node(NODES[2])?;
+    let begin = Instant::now();
+    lab.wait_for_nodes(&NODES)?;
+    let standing = eventually("SAs with the node", ROLLOUT, || Standing::now(lab))?;
+    let took = begin.elapsed().as_secs_f64();
+    lab.wait_for_product()?;
+    wait_ready(lab, ROLLOUT)?;
+    let evidence = watch.finish(&Allowed {
+        // What the two sent to the node while it was away, and what it sent before its agent ran.
+        counters: &["XfrmInNoStates", "XfrmOutNoStates", "XfrmInTmplMismatch"],
+        ..Allowed::default()
+    })?;
+    let pods = world.mesh()?;
+    let all = Watch::all(&pods)?;
+    thread::sleep(Duration::from_secs(1));
+    let then = all.finish(&Allowed::default())?;
+    if standing.count() == 0 {
+        return Err(Error::observed("no SAs"));
+    }
+    Ok(format!(
+        "SAs {took:.1} s after its network stood; the others: {evidence}; then: {then}"
+    ))
 }

@@ -33,13 +33,21 @@ impl Standing {
             let (_, policies) = lab.our_kernel_state(name)?;
             if policies != POLICIES_PER_PEER * peers {
                 let wanted = POLICIES_PER_PEER * peers;
-                return Err(Error::observed(format!("{name}: {policies} policies, not {wanted}")));
+                return Err(Error::observed(format!(
+                    "{name}: {policies} policies, not {wanted}"
+                )));
             }
             for (peer, spis) in ike_sas(lab, name, peers)? {
-                let pair = if *name < *peer { (name.to_owned(), peer) } else { (peer, name.to_owned()) };
+                let pair = if *name < *peer {
+                    (name.to_owned(), peer)
+                } else {
+                    (peer, name.to_owned())
+                };
                 let known = ike.insert(pair.clone(), spis.clone());
                 if let Some(other) = known.filter(|other| *other != spis) {
-                    return Err(Error::observed(format!("{pair:?}: IKE SA {spis} here, {other} there")));
+                    return Err(Error::observed(format!(
+                        "{pair:?}: IKE SA {spis} here, {other} there"
+                    )));
                 }
             }
             sas.insert(name.to_owned(), kernel);
@@ -50,14 +58,20 @@ impl Standing {
 
     /// Waits until the mesh is at rest.
     pub(crate) fn settled(lab: &Lab, limit: Duration) -> Result<Self> {
-        eventually("one IKE SA and one pair of CHILD SAs per pair of nodes, no leftovers", limit, || {
-            Self::now(lab)
-        })
+        eventually(
+            "one IKE SA and one pair of CHILD SAs per pair of nodes, no leftovers",
+            limit,
+            || Self::now(lab),
+        )
     }
 
     /// How many of the SAs are those of an earlier time: (IKE SAs, kernel SAs).
     pub(crate) fn kept(&self, before: &Self) -> (usize, usize) {
-        let ike = self.ike.values().filter(|spis| before.ike.values().any(|old| old == *spis)).count();
+        let ike = self
+            .ike
+            .values()
+            .filter(|spis| before.ike.values().any(|old| old == *spis))
+            .count();
         let old: Vec<&KernelSa> = before.sas.values().flatten().collect();
         let sas = self.sas.values().flatten().filter(|sa| old.contains(sa)).count();
         (ike, sas)
@@ -76,7 +90,12 @@ fn one_pair_each(name: &str, sas: &[KernelSa], peers: usize) -> Result<()> {
         return Ok(());
     }
     let seen: Vec<String> = sas.iter().map(ToString::to_string).collect();
-    Err(Error::observed(format!("{name}: {} SAs, not {}: {}", sas.len(), 2 * peers, seen.join("; "))))
+    Err(Error::observed(format!(
+        "{name}: {} SAs, not {}: {}",
+        sas.len(),
+        2 * peers,
+        seen.join("; ")
+    )))
 }
 
 /// What one end sends with, the other end has; so no packet can meet a missing SA.
@@ -119,13 +138,19 @@ fn ike_sas(lab: &Lab, node: &str, peers: usize) -> Result<Vec<(String, String)>>
     for peer in state.peers {
         let Some(ike) = peer.ike else {
             let why = peer.failure.unwrap_or_default();
-            return Err(Error::observed(format!("{node}: no IKE SA with {}: {why}", peer.node)));
+            return Err(Error::observed(format!(
+                "{node}: no IKE SA with {}: {why}",
+                peer.node
+            )));
         };
         found.push((peer.node, format!("{}/{}", ike.initiator_spi, ike.responder_spi)));
     }
     if found.len() == peers {
         Ok(found)
     } else {
-        Err(Error::observed(format!("{node}: {} peers, not {peers}", found.len())))
+        Err(Error::observed(format!(
+            "{node}: {} peers, not {peers}",
+            found.len()
+        )))
     }
 }

@@ -69,7 +69,7 @@ impl World {
     }
 
     /// The product without a tunnel, and a pod on every node.
-    pub(crate) fn clear_mesh(&self) -> Result<Mesh> {
+    pub(crate) fn clear_mesh(&self) -> Result<Pods> {
         let lab = self.product()?;
         lab.kubectl()
             .run(&["delete", "ipsectunnel", "--all", "--timeout=60s"])?;
@@ -77,33 +77,15 @@ impl World {
         self.pods()
     }
 
-    /// The product with an enforced tunnel, and a pod on every node.
-    pub(crate) fn mesh(&self) -> Result<Mesh> {
-        let lab = self.product()?;
-        lab.kubectl().apply(product::TUNNEL)?;
-        self.wait_until_ready()?;
-        lab.wait_for_one_pair_each(ROLLOUT)?;
-        self.pods()
-    }
-
-    /// Waits until the tunnel says that it is enforced everywhere.
-    pub(crate) fn wait_until_ready(&self) -> Result<()> {
-        let state = "{.status.rollout.phase} {.status.conditions[?(@.type==\"Ready\")].status}";
-        let tunnel = &["ipsectunnel", "cluster-mesh"];
-        self.lab()?
-            .kubectl()
-            .wait_for_value(tunnel, state, "Enforcing True", ROLLOUT)
-    }
-
     /// A pod on every node.
-    pub(crate) fn pods(&self) -> Result<Mesh> {
+    pub(crate) fn pods(&self) -> Result<Pods> {
         let lab = self.lab()?;
         let addresses = NODES
             .iter()
             .enumerate()
             .map(|(at, node)| pod(&lab, &pod_name(at), node))
             .collect::<Result<_>>()?;
-        Ok(Mesh { lab, addresses })
+        Ok(Pods { lab, addresses })
     }
 
     /// The product with its tunnel in force on all nodes, at rest, and a pod on every node.
@@ -171,21 +153,33 @@ impl World {
 const POD_ARGUMENTS: &[&str] = &["serve"];
 
 /// Name of the pod on the node at this place in [`NODES`].
-pub(crate) pub(crate) fn pod_name(at: usize) -> String {
+pub(crate) fn pod_name(at: usize) -> String {
     format!("trial-{}", at + 1)
 }
 
 /// The address of a running pod, started anew if its node lost it.
 fn pod(lab: &Lab, name: &str, node: &str) -> Result<String> {
-    let running = lab.node(node)?.channel().pods().map_err(|error| {
-        Error::observed(format!("the pods of {node}: {error}"))
-    })?;
-    let known = lab.kubectl().value(&["pod", name], "{.status.phase} {.status.podIP}").unwrap_or_default();
+    let running = lab
+        .node(node)?
+        .channel()
+        .pods()
+        .map_err(|error| Error::observed(format!("the pods of {node}: {error}")))?;
+    let known = lab
+        .kubectl()
+        .value(&["pod", name], "{.status.phase} {.status.podIP}")
+        .unwrap_or_default();
     match known.split_once(' ') {
-        Some(("Running", address)) if running.iter().any(|pod| pod.name == name && !pod.processes.is_empty()) => {
+        Some(("Running", address))
+            if running
+                .iter()
+                .any(|pod| pod.name == name && !pod.processes.is_empty()) =>
+        {
             return Ok(address.to_owned());
         }
-        Some(_) => drop(lab.kubectl().run(&["delete", "pod", name, "--force", "--grace-period=0"])?),
+        Some(_) => drop(
+            lab.kubectl()
+                .run(&["delete", "pod", name, "--force", "--grace-period=0"])?,
+        ),
         None => {}
     }
     lab.start_traffic_pod(name, node, POD_ARGUMENTS)
@@ -194,7 +188,12 @@ fn pod(lab: &Lab, name: &str, node: &str) -> Result<String> {
 /// Waits until the tunnel of the README is Ready for the spec that it has now.
 pub(crate) fn wait_ready(lab: &Lab, limit: Duration) -> Result<()> {
     let condition = |field: &str| format!("{{.status.conditions[?(@.type==\"Ready\")].{field}}}");
-    let template = format!("{} {} {{.metadata.generation}} {}", condition("status"), condition("observedGeneration"), condition("message"));
+    let template = format!(
+        "{} {} {{.metadata.generation}} {}",
+        condition("status"),
+        condition("observedGeneration"),
+        condition("message")
+    );
     eventually("cluster-mesh is Ready", limit, || {
         let said = lab.kubectl().value(&["ipsectunnel", "cluster-mesh"], &template)?;
         let words: Vec<&str> = said.splitn(4, ' ').collect();
@@ -206,14 +205,13 @@ pub(crate) fn wait_ready(lab: &Lab, limit: Duration) -> Result<()> {
 }
 
 /// The trials' pods, one per node.
-pub(crate) struct Mesh {
-    /// The cluster.
-    pub(crate) lab: Arc<Lab>,
-    /// Addresses of the pods, in the order of [`NODES`].
-    pub(crate) addresses: Vec<String>,
+pub(crate) struct Pods {
+    lab: Arc<Lab>,
+    /// In the order of [`NODES`].
+    addresses: Vec<String>,
 }
 
-impl Mesh {
+impl Pods {
     /// The cluster.
     pub(crate) fn lab(&self) -> &Arc<Lab> {
         &self.lab
