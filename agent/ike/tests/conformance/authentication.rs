@@ -9,7 +9,8 @@ use ipsecmesh_ike::wire::{
 use ipsecmesh_ike::*;
 use zeroize::Zeroizing;
 
-use crate::peer::{Draft, Peer, kinds};
+use crate::draft::Draft;
+use crate::peer::{Peer, kinds};
 use crate::support::{cheap, name_of, peer_config};
 use crate::sut::{SECRET, Sut, answering, configured, path_to};
 use crate::talk::{auth_answer, auth_payloads, we_began};

@@ -5,7 +5,8 @@ use ipsecmesh_ike::crypto::ChildContext;
 use ipsecmesh_ike::wire::{ExchangeType, Nonce, Notify, NotifyType, Payload, Payloads, Transform};
 use ipsecmesh_ike::*;
 
-use crate::peer::{Draft, Peer, child_request, chosen_spi, kinds};
+use crate::draft::Draft;
+use crate::peer::{Peer, child_request, chosen_spi, kinds};
 use crate::support::{child, selector};
 use crate::sut::{PEER, Sut, answering, configured};
 use crate::talk::{
@@ -23,7 +24,7 @@ fn asked(change: impl FnOnce(&mut Vec<Payload>)) -> (Sut, Peer, Payloads) {
     (sut, peer, answer)
 }
 
-fn replace(payloads: &mut [Payload], with: Payload) {
+fn replace(payloads: &mut [Payload], with: &Payload) {
     for payload in payloads {
         if payload.kind() == with.kind() {
             *payload = with.clone();
@@ -48,7 +49,7 @@ fn only_the_ike_sa((sut, _, answer): &(Sut, Peer, Payloads), kind: NotifyType) {
 fn wider_selectors_are_narrowed_to_ours() {
     let config = child(2, 1, 1);
     let wide = with_ports(&config.local_selectors, 0, u16::MAX);
-    let (sut, _, answer) = asked(|payloads| replace(payloads, Payload::TsInitiator(wide)));
+    let (sut, _, answer) = asked(|payloads| replace(payloads, &Payload::TsInitiator(wide)));
     let chosen: Vec<TrafficSelector> = answer.ts_initiator().unwrap().ip().copied().collect();
     assert_eq!(chosen, config.local_selectors);
     assert_eq!(sut.selectors.0, config.local_selectors);
@@ -69,10 +70,10 @@ fn narrower_selectors_are_taken_as_they_are() {
 #[test]
 fn selectors_that_do_not_meet_leave_the_ike_sa() {
     let ports = with_ports(&child(2, 1, 1).local_selectors, 9, 9);
-    let refused = asked(|payloads| replace(payloads, Payload::TsInitiator(ports)));
+    let refused = asked(|payloads| replace(payloads, &Payload::TsInitiator(ports)));
     only_the_ike_sa(&refused, NotifyType::TS_UNACCEPTABLE);
     let addresses: wire::TrafficSelectors = [selector(9, 17, Some(8001))].into_iter().collect();
-    let refused = asked(|payloads| replace(payloads, Payload::TsInitiator(addresses)));
+    let refused = asked(|payloads| replace(payloads, &Payload::TsInitiator(addresses)));
     only_the_ike_sa(&refused, NotifyType::TS_UNACCEPTABLE);
 }
 
@@ -80,7 +81,7 @@ fn selectors_that_do_not_meet_leave_the_ike_sa() {
 fn a_proposal_that_we_have_nothing_of_leaves_the_ike_sa() {
     let mut offer = offer_of(&Payloads::from(child_request(1, PEER_SPI, ChildContext::Auth)));
     offer.proposals[0].transforms = vec![Encryption::AesGcm16Key128.into(), Transform::esn(true)];
-    let refused = asked(|payloads| replace(payloads, Payload::SecurityAssociation(offer)));
+    let refused = asked(|payloads| replace(payloads, &Payload::SecurityAssociation(offer)));
     only_the_ike_sa(&refused, NotifyType::NO_PROPOSAL_CHOSEN);
 }
 
@@ -146,7 +147,7 @@ fn a_suite_that_was_not_offered_is_not_accepted() {
     number.proposals[0].transforms.truncate(2);
     number.proposals[0].number = 2;
     for wrong in [weak, two, number] {
-        let failure = response_is_refused(|answer| replace(answer, Payload::SecurityAssociation(wrong)));
+        let failure = response_is_refused(|answer| replace(answer, &Payload::SecurityAssociation(wrong)));
         assert_eq!(failure, Failure::Protocol);
     }
 }
@@ -154,7 +155,7 @@ fn a_suite_that_was_not_offered_is_not_accepted() {
 #[test]
 fn selectors_outside_of_the_offer_are_not_accepted() {
     let wide = with_ports(&child(1, 2, 1).local_selectors, 0, u16::MAX);
-    let failure = response_is_refused(|answer| replace(answer, Payload::TsInitiator(wide)));
+    let failure = response_is_refused(|answer| replace(answer, &Payload::TsInitiator(wide)));
     assert_eq!(failure, Failure::TrafficSelectors);
 }
 
@@ -191,10 +192,10 @@ fn a_rekey_neither_widens_nor_narrows() {
     let narrow = with_ports(&child(2, 1, 1).remote_selectors, 8001, 8001);
     let other = with_ports(&child(2, 1, 1).remote_selectors, 0, 9);
     let mut payloads = rekey_payloads(PEER_SPI, 0x3000, [3; 32]);
-    replace(&mut payloads, Payload::TsResponder(other));
+    replace(&mut payloads, &Payload::TsResponder(other));
     let answer = peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &payloads);
     assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE]);
-    replace(&mut payloads, Payload::TsResponder(narrow));
+    replace(&mut payloads, &Payload::TsResponder(narrow));
     let answer = peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &payloads);
     assert!(answer.error_notify().is_none());
 }

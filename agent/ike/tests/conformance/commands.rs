@@ -91,7 +91,7 @@ fn another_address_is_another_peer() {
     upsert(&mut sut, config);
     let (_, told) = peer.take(&mut sut);
     assert!(told.deletes().any(|delete| *delete == Delete::Ike));
-    let stranger = sut.give(path_to(2, 500, 500), &crate::peer::Draft::new(7).request());
+    let stranger = sut.give(path_to(2, 500, 500), &crate::draft::Draft::new(7).request());
     assert_eq!(stranger, Disposition::Dropped(DropReason::UnknownPeer));
 }
 
@@ -120,7 +120,7 @@ fn a_peer_that_is_removed_while_it_is_begun_leaves_nothing() {
     sut.command(Command::RemovePeer { peer: PEER });
     assert_eq!(sut.endpoint.counts(), Counts::default());
     let mut sut = Sut::with(answering(1));
-    crate::peer::Draft::new(1).exchange(&mut sut);
+    crate::draft::Draft::new(1).exchange(&mut sut);
     sut.command(Command::RemovePeer { peer: PEER });
     assert_eq!(sut.endpoint.counts(), Counts::default());
 }
@@ -133,7 +133,7 @@ fn before_the_first_certificate_exchanges_wait_and_the_driver_is_told_once() {
     };
     let mut sut = Sut::empty(config, cheap::provider());
     upsert(&mut sut, peer_config(1, 2, 1));
-    let request = crate::peer::Draft::new(1).request();
+    let request = crate::draft::Draft::new(1).request();
     for _ in 0..3 {
         let early = sut.give(path_to(2, 500, 500), &request);
         assert_eq!(early, Disposition::Dropped(DropReason::NoCredentials));
@@ -194,7 +194,8 @@ fn rekey_commands_are_idempotent_and_name_what_they_do_not_know() {
 #[test]
 fn a_configuration_that_cannot_be_carried_out_is_refused_by_name() {
     let mut sut = Sut::with(answering(1));
-    let wrong: [(fn(&mut PeerConfig), &str); 5] = [
+    type Change = fn(&mut PeerConfig);
+    let wrong: [(Change, &str); 5] = [
         (
             |config| config.remote_address = "::1".parse().unwrap(),
             "remote_address",

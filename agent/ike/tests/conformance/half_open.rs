@@ -5,7 +5,8 @@ use std::time::Duration;
 use ipsecmesh_ike::wire::{NotifyType, Role, encode};
 use ipsecmesh_ike::*;
 
-use crate::peer::{Draft, clear, init_header, kinds};
+use crate::draft::Draft;
+use crate::peer::{clear, init_header, kinds};
 use crate::support::{endpoint_config, peer_config};
 use crate::sut::{SECRET, Sut, answering, path_to};
 use crate::talk::{auth_payloads, authenticated};

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ipsecmesh_ike::wire::{ExchangeType, NotifyType};
 use ipsecmesh_ike::*;
 
-use crate::peer::{Draft, chosen_spi, kinds};
+use crate::draft::Draft;
+use crate::peer::{chosen_spi, kinds};
 use crate::sut::{Sut, answering, configured};
 use crate::talk::{
     PEER_SPI, auth_answer, auth_payloads, authenticated, create_answer, delete_esp, peer_began,

@@ -5,7 +5,8 @@ use ipsecmesh_ike::wire::{
 };
 use ipsecmesh_ike::*;
 
-use crate::peer::{Draft, clear, init_header, kinds};
+use crate::draft::Draft;
+use crate::peer::{clear, init_header, kinds};
 use crate::support::cheap;
 use crate::sut::{PEER, Sut, answering, configured, path_to};
 use crate::talk::{peer_began, we_have_a_pair, we_rekey};

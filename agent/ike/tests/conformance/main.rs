@@ -1,7 +1,6 @@
 //! Conformance: what RFC 7296 and the mesh's own rules ask of one end, shown against a scripted peer that owns the
 //! keys and does what it should not. One file per theme; `docs/CONFORMANCE.md` is the table of them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
-#![expect(clippy::unnecessary_wraps, reason = "helpers keep one shape")]
 
 mod authentication;
 mod child;
@@ -9,8 +8,10 @@ mod collision;
 mod commands;
 mod cookie;
 mod delete;
+mod draft;
 mod half_open;
 mod hostile;
+mod ike_rekey;
 mod install_order;
 mod invalid_ke;
 mod lifetime;

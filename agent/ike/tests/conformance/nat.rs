@@ -3,7 +3,8 @@
 use ipsecmesh_ike::wire::{ExchangeType, Notify, NotifyType, Payload};
 use ipsecmesh_ike::*;
 
-use crate::peer::{Draft, Peer, clear, kinds};
+use crate::draft::Draft;
+use crate::peer::{Peer, clear, kinds};
 use crate::sut::{Sut, answering, configured, path_to};
 use crate::talk::{auth_answer, auth_payloads};
 

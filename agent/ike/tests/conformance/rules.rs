@@ -88,7 +88,7 @@ fn r4_nothing_that_is_public_shows_a_secret() {
 fn r6_no_datagram_ends_anything_and_each_has_a_disposition() {
     let (mut sut, mut peer, _) = peer_began();
     let mut datagrams = vec![vec![], vec![0], vec![0xff; 28], vec![0; 2000]];
-    datagrams.push(crate::peer::Draft::new(1).request()[..30].to_vec());
+    datagrams.push(crate::draft::Draft::new(1).request()[..30].to_vec());
     for datagram in datagrams {
         let disposition = sut.give(peer.path, &datagram);
         assert!(matches!(disposition, Disposition::Dropped(_)));

@@ -160,7 +160,7 @@ impl Sut {
             );
             self.pass(at.since_origin().saturating_sub(self.now));
         }
-        self.now - start
+        self.now.saturating_sub(start)
     }
 
     /// The kernel answers for the oldest effect that waits.

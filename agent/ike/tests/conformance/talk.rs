@@ -6,7 +6,8 @@ use ipsecmesh_ike::wire::{
 };
 use ipsecmesh_ike::*;
 
-use crate::peer::{Draft, Peer, child_request, chosen_spi, selectors};
+use crate::draft::Draft;
+use crate::peer::{Peer, child_request, chosen_spi, selectors};
 use crate::support::child;
 use crate::sut::{PEER, Sut, answering, configured, path_to};
 
@@ -129,12 +130,12 @@ pub(crate) fn offer_of(payloads: &Payloads) -> SecurityAssociation {
 }
 
 /// Narrower selectors than those of child 1.
-pub(crate) fn with_ports(list: &[TrafficSelector], first: u16, last: u16) -> wire::TrafficSelectors {
+pub(crate) fn with_ports(list: &[TrafficSelector], lowest: u16, highest: u16) -> wire::TrafficSelectors {
     let list: Vec<TrafficSelector> = list
         .iter()
         .map(|selector| TrafficSelector {
-            first_port: first,
-            last_port: last,
+            first_port: lowest,
+            last_port: highest,
             ..*selector
         })
         .collect();

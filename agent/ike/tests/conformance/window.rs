@@ -5,7 +5,8 @@ use std::time::Duration;
 use ipsecmesh_ike::wire::{ExchangeType, Payload};
 use ipsecmesh_ike::*;
 
-use crate::peer::{Draft, clear};
+use crate::draft::Draft;
+use crate::peer::clear;
 use crate::support::endpoint_config;
 use crate::sut::{PEER, Sut, configured};
 use crate::talk::{auth_answer, delete_esp, peer_began, we_began, we_have_a_pair, we_rekey};
