@@ -175,9 +175,9 @@ impl App {
     /// Reacts to changes; ends only when a part of the agent does.
     async fn live(&mut self) -> AppError {
         let mut tasks = std::mem::take(&mut self.tasks);
-        let mut changes = self.view.changes();
+        let mut views = self.view.changes();
         loop {
-            if let Err(error) = self.turn().await {
+            if let Err(error) = self.turn() {
                 return error;
             }
             let ended = futures::future::select_all(tasks.iter_mut().map(|task| Box::pin(task.ended())));
@@ -192,15 +192,15 @@ impl App {
                     // The probe is over for good: the engine runs, and reports no more.
                     self.report = kept(&self.report);
                 },
-                _ = changes.changed() => tokio::time::sleep(SETTLE).await,
+                _ = views.changed() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(LOOK) => self.state.planned = None,
             }
-            changes.mark_unchanged();
+            views.mark_unchanged();
         }
     }
 
     /// One look at everything, and what follows from it.
-    async fn turn(&mut self) -> Result<(), AppError> {
+    fn turn(&mut self) -> Result<(), AppError> {
         if self.commands.is_closed() {
             return Err(gone("the engine"));
         }
@@ -211,9 +211,9 @@ impl App {
             self.want_certificate(&snapshot, authority);
         }
         if snapshot.synced && snapshot.own.is_some() {
-            self.plan(&snapshot, &identity, authority.as_ref()).await?;
+            self.plan(&snapshot, &identity, authority.as_ref())?;
         }
-        self.hand_over_credentials(&identity).await?;
+        self.hand_over_credentials(&identity)?;
         self.remember_enforced();
         self.report_readiness(&snapshot);
         let inputs = StatusInputs {
@@ -244,7 +244,7 @@ impl App {
     }
 
     /// Computes the desired state, and sends it when it differs from what was sent.
-    async fn plan(
+    fn plan(
         &mut self,
         snapshot: &Arc<Snapshot>,
         identity: &IdentityState,
@@ -288,11 +288,24 @@ impl App {
         if fresh {
             // What will be enforced is on disk before it is in force.
             self.save(&next)?;
-            self.state.desired = Arc::new(next);
-            let command = EngineCommand::SetDesired(Arc::clone(&self.state.desired));
-            self.commands.send(command).await.map_err(|_| gone("the engine"))?;
+            let next = Arc::new(next);
+            if self.tell_engine(EngineCommand::SetDesired(Arc::clone(&next)))? {
+                self.state.desired = next;
+            } else {
+                self.state.planned = None;
+            }
         }
         Ok(())
+    }
+
+    /// Whether the engine has room for another command. It has none while the host does not let it start: people are
+    /// told so all the same, and what it was not told now it is told at a later turn.
+    fn tell_engine(&self, command: EngineCommand) -> Result<bool, AppError> {
+        match self.commands.try_send(command) {
+            Ok(()) => Ok(true),
+            Err(mpsc::error::TrySendError::Full(_)) => Ok(false),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(gone("the engine")),
+        }
     }
 
     /// Who left the directory, or an address of it, is treated apart for a while.
@@ -369,7 +382,7 @@ impl App {
         }
     }
 
-    async fn hand_over_credentials(&mut self, identity: &IdentityState) -> Result<(), AppError> {
+    fn hand_over_credentials(&mut self, identity: &IdentityState) -> Result<(), AppError> {
         let Some(certificate) = &identity.certificate else {
             return Ok(());
         };
@@ -380,10 +393,12 @@ impl App {
         if !published || self.state.credentials.as_ref() == Some(&certificate.leaf.serial) {
             return Ok(());
         }
-        self.metrics.certificate(certificate.leaf.not_after);
-        self.state.credentials = Some(certificate.leaf.serial.clone());
         let command = EngineCommand::SetCredentials(CredentialsCommand(signer::credentials(certificate)));
-        self.commands.send(command).await.map_err(|_| gone("the engine"))
+        if self.tell_engine(command)? {
+            self.metrics.certificate(certificate.leaf.not_after);
+            self.state.credentials = Some(certificate.leaf.serial.clone());
+        }
+        Ok(())
     }
 
     fn report_readiness(&self, snapshot: &Snapshot) {

@@ -76,7 +76,7 @@ impl Pair<'_> {
                 };
                 let mut wants_sa = false;
                 for entry in view.overlay.iter().filter(|entry| entry.overlay.protocol == protocol) {
-                    let demands = with_entry(phases, entry);
+                    let demands = with_entry(phases, *entry);
                     for policy in self.policies(view, entry, demands, reqid) {
                         match taken.entry(policy.key) {
                             std::collections::btree_map::Entry::Vacant(vacant) => {
@@ -238,7 +238,7 @@ fn protocols(overlay: &[OverlayEntry]) -> BTreeSet<u8> {
     overlay.iter().map(|entry| entry.overlay.protocol).collect()
 }
 
-fn with_entry(demands: Demands, entry: &OverlayEntry) -> Demands {
+fn with_entry(demands: Demands, entry: OverlayEntry) -> Demands {
     entry.phase.map_or(demands, |phase| demands.weakest(phase.demands()))
 }
 
