@@ -66,6 +66,7 @@ async fn detect() -> Result<Vec<DetectedOverlay>, rtnetlink::Error> {
     Ok(found.into_iter().collect())
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "of all that the kernel says about a device, little matters")]
 fn overlay(link: &LinkMessage) -> Option<DetectedOverlay> {
     let infos = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => Some(infos),

@@ -209,6 +209,7 @@ fn no_ipv6(error: &io::Error) -> bool {
     )
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "of all control messages, two are asked for")]
 fn receive(socket: RawFd, port: u16, buffer: &mut [u8]) -> io::Result<(usize, Path)> {
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
     let mut parts = [IoSliceMut::new(buffer)];
