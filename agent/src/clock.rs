@@ -33,7 +33,10 @@ impl Clock {
 }
 
 /// Time since 1970-01-01T00:00:00Z; zero on a clock set before it.
-#[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the wall clock is read"
+)]
 pub(crate) fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

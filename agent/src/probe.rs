@@ -138,7 +138,9 @@ pub(crate) async fn run() -> ProbeReport {
 }
 
 fn read(path: &str) -> String {
-    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string(path)
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Major and minor number.
@@ -166,8 +168,18 @@ fn capabilities(status: &str) -> Vec<Item> {
         },
     };
     vec![
-        one("CAP_NET_ADMIN", "NET_ADMIN", CAP_NET_ADMIN, "program the kernel's IPsec"),
-        one("CAP_NET_BIND_SERVICE", "NET_BIND_SERVICE", CAP_NET_BIND_SERVICE, "listen on UDP 500"),
+        one(
+            "CAP_NET_ADMIN",
+            "NET_ADMIN",
+            CAP_NET_ADMIN,
+            "program the kernel's IPsec",
+        ),
+        one(
+            "CAP_NET_BIND_SERVICE",
+            "NET_BIND_SERVICE",
+            CAP_NET_BIND_SERVICE,
+            "listen on UDP 500",
+        ),
     ]
 }
 
@@ -208,7 +220,11 @@ async fn transforms(features: SaFeatures) -> Vec<Item> {
 }
 
 /// Installs an SA as the agent needs it, and removes it.
-async fn trial(connection: &mut Connection, ends: [IpAddr; 2], features: SaFeatures) -> Result<(), XfrmError> {
+async fn trial(
+    connection: &mut Connection,
+    ends: [IpAddr; 2],
+    features: SaFeatures,
+) -> Result<(), XfrmError> {
     let [source, destination] = ends;
     let id = SaId {
         spi: TRIAL_SPI,
@@ -245,7 +261,10 @@ fn judge(trial: Result<(), XfrmError>, module: &str) -> Finding {
         return Finding::Good("AES-GCM-16-256, extended sequence numbers, replay window 4096".to_owned());
     };
     let (reason, fix) = if error.permission() {
-        ("MissingCapability", "add NET_ADMIN to the container's securityContext.capabilities.add".to_owned())
+        (
+            "MissingCapability",
+            "add NET_ADMIN to the container's securityContext.capabilities.add".to_owned(),
+        )
     } else if error.unknown_algorithm() {
         (
             "KernelUnsupported",
@@ -257,7 +276,10 @@ fn judge(trial: Result<(), XfrmError>, module: &str) -> Finding {
             format!("the kernel has no ESP: load the module {module} on the node (modprobe {module})"),
         )
     } else {
-        ("KernelUnsupported", format!("see the node's kernel log; the module {module} is needed"))
+        (
+            "KernelUnsupported",
+            format!("see the node's kernel log; the module {module} is needed"),
+        )
     };
     Finding::Missing {
         reason,

@@ -60,7 +60,10 @@ pub(crate) async fn request(
     key: &KeyPair,
     lifetime: Duration,
 ) -> Result<Vec<CertificateDer<'static>>, CsrError> {
-    match api.create(&PostParams::default(), &object(name, common_name, key, lifetime)?).await {
+    match api
+        .create(&PostParams::default(), &object(name, common_name, key, lifetime)?)
+        .await
+    {
         // The same key asked before a restart.
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         other => drop(other?),
@@ -74,7 +77,9 @@ pub(crate) async fn request(
             return Ok(chain);
         }
     }
-    Err(CsrError::Pending { name: name.to_owned() })
+    Err(CsrError::Pending {
+        name: name.to_owned(),
+    })
 }
 
 fn object(
@@ -86,7 +91,9 @@ fn object(
     // The signer takes the names from the token of the requester; the subject is for people.
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, common_name);
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     let request = parameters.serialize_request(key)?.pem()?;
     let seconds = i32::try_from(lifetime.as_secs()).unwrap_or(i32::MAX);
     Ok(CertificateSigningRequest {
@@ -121,7 +128,10 @@ fn answer(
     if let Some(condition) = refused {
         return Err(CsrError::Denied {
             name: name.to_owned(),
-            reason: condition.reason.clone().unwrap_or_else(|| condition.type_.clone()),
+            reason: condition
+                .reason
+                .clone()
+                .unwrap_or_else(|| condition.type_.clone()),
             message: condition.message.clone().unwrap_or_default(),
         });
     }
@@ -155,7 +165,10 @@ mod tests {
         let made = object("r", "node-a.node.example", &key, Duration::from_hours(168)).expect("made");
         assert_eq!(made.spec.signer_name, SIGNER);
         assert_eq!(made.spec.expiration_seconds, Some(604_800));
-        assert_eq!(made.spec.usages.expect("usages"), ["digital signature", "ipsec tunnel"]);
+        assert_eq!(
+            made.spec.usages.expect("usages"),
+            ["digital signature", "ipsec tunnel"]
+        );
         let short = object("r", "n", &key, Duration::from_secs(1)).expect("made");
         assert_eq!(short.spec.expiration_seconds, Some(600));
     }

@@ -33,8 +33,7 @@ impl Leaf {
     pub(crate) fn parse(certificate: &CertificateDer<'_>) -> Result<Self, LeafError> {
         let parsed =
             x509_cert::Certificate::from_der(certificate.as_ref()).map_err(|e| LeafError(e.to_string()))?;
-        let names =
-            webpki::EndEntityCert::try_from(certificate).map_err(|e| LeafError(e.to_string()))?;
+        let names = webpki::EndEntityCert::try_from(certificate).map_err(|e| LeafError(e.to_string()))?;
         let body = parsed.tbs_certificate();
         Ok(Self {
             serial: hex(body.serial_number().as_bytes()),
@@ -59,8 +58,10 @@ pub(crate) fn fingerprint(der: &[u8]) -> String {
 
 /// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

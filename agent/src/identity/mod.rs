@@ -40,9 +40,17 @@ pub(crate) fn wanted(snapshot: &Snapshot, authority: &Authority) -> Result<Optio
 }
 
 /// What the certificates of all desired peers are judged by.
-pub(crate) fn directory(snapshot: &Snapshot, desired: &Desired, authority: &Authority) -> Result<Directory, BundleError> {
+pub(crate) fn directory(
+    snapshot: &Snapshot,
+    desired: &Desired,
+    authority: &Authority,
+) -> Result<Directory, BundleError> {
     let trust = TrustBundle::parse(&authority.bundle)?;
-    let by_name: HashMap<&str, _> = snapshot.peers.iter().map(|peer| (peer.node.as_str(), peer)).collect();
+    let by_name: HashMap<&str, _> = snapshot
+        .peers
+        .iter()
+        .map(|peer| (peer.node.as_str(), peer))
+        .collect();
     let expected = |node: &str| {
         let peer = by_name.get(node)?;
         let identity = convert::identity(peer, authority);

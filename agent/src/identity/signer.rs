@@ -29,7 +29,12 @@ impl Signer for NodeSigner {
 /// The credentials of the engine: certificate chain and a signer over its key.
 pub(crate) fn credentials(certificate: &NodeCertificate) -> Credentials {
     Credentials {
-        chain: certificate.chain.iter().map(|der| der.as_ref().to_vec()).collect::<Vec<_>>().into(),
+        chain: certificate
+            .chain
+            .iter()
+            .map(|der| der.as_ref().to_vec())
+            .collect::<Vec<_>>()
+            .into(),
         signer: Arc::new(NodeSigner {
             key: Arc::clone(&certificate.key),
         }),

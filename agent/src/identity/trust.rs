@@ -30,10 +30,15 @@ impl TrustBundle {
         let mut bundle = Self::default();
         for (number, item) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
             let at = |reason: &dyn std::fmt::Display| {
-                BundleError(format!("has a certificate (number {}) that does not parse: {reason}", number + 1))
+                BundleError(format!(
+                    "has a certificate (number {}) that does not parse: {reason}",
+                    number + 1
+                ))
             };
             let der = item.map_err(|e| at(&e))?;
-            let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|e| at(&e))?.to_owned();
+            let anchor = webpki::anchor_from_trusted_cert(&der)
+                .map_err(|e| at(&e))?
+                .to_owned();
             let spki = x509_cert::Certificate::from_der(&der)
                 .and_then(|parsed| parsed.tbs_certificate().subject_public_key_info().to_der())
                 .map_err(|e| at(&e))?;

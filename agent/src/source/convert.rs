@@ -101,6 +101,12 @@ pub(super) fn tunnel(object: &IPsecTunnel, before: Option<&RankedTunnel>) -> Row
     }
 }
 
+/// A tunnel alone, for tests.
+#[cfg(test)]
+pub(crate) fn unranked(object: &IPsecTunnel) -> Tunnel {
+    carried_out(&object.spec)
+}
+
 /// What of the spec cannot be carried out.
 fn problem(spec: &IPsecTunnelSpec) -> Option<String> {
     let unsupported: Vec<String> = unsupported_fields(spec).iter().map(ToString::to_string).collect();

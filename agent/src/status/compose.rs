@@ -253,28 +253,38 @@ fn certificate_finding(inputs: &StatusInputs, now: Timestamp) -> Finding {
 
 /// What the agent works with although it should not have to.
 fn degraded(inputs: &StatusInputs) -> Option<Finding> {
-    let on_demand = inputs
-        .snapshot
-        .tunnels
-        .iter()
-        .any(|tunnel| tunnel.start == Start::OnDemand);
-    let probe = inputs.probe.as_ref()?;
-    let warnings: Vec<String> = probe
-        .warnings()
-        .filter(|text| on_demand || !text.contains("larval"))
+    let tunnels = &inputs.snapshot.tunnels;
+    let refused = inputs.snapshot.refused.iter();
+    let refused = refused.map(|(object, reason)| ("ObjectRefused", format!("{object}: {reason}")));
+    let devices = inputs.overlays.iter().flatten().filter(|_| !tunnels.is_empty());
+    let devices = devices.filter_map(|device| Some(("MTUTooSmall", too_large(device)?)));
+    let on_demand = tunnels.iter().any(|tunnel| tunnel.start == Start::OnDemand);
+    let host = inputs.probe.iter().flat_map(|probe| probe.warnings());
+    let host = host.filter(|text| on_demand || !text.contains("larval"));
+    let all: Vec<_> = refused
+        .chain(devices)
+        .chain(host.map(|text| ("HostLimits", text)))
         .collect();
-    let mut refused = inputs
-        .snapshot
-        .refused
-        .iter()
-        .map(|(object, reason)| format!("{object}: {reason}"));
-    let first = refused.next().or_else(|| warnings.first().cloned())?;
+    let (reason, _) = all.first()?;
+    let texts: Vec<&str> = all.iter().map(|(_, text)| text.as_str()).collect();
     Some(finding(
         ConditionType::Degraded,
         Some(true),
-        "HostOrObjects",
-        first,
+        reason,
+        texts.join("; "),
     ))
+}
+
+/// Full packets of the overlay do not fit through the device below once they are ESP.
+fn too_large(device: &DetectedOverlay) -> Option<String> {
+    let (mtu, fits) = (device.mtu?, device.fits?);
+    (mtu > fits).then(|| {
+        format!(
+            "{} has an MTU of {mtu}, as ESP {fits} fit through the device below: larger packets are fragmented; set the \
+             CNI's MTU to {fits} or less",
+            device.device
+        )
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "messages are made for the finding")]

@@ -449,6 +449,7 @@ fn overlays_that_nobody_looked_for_yet_stay_as_they_were() {
         port: Some(8472),
         device: "flannel.1".to_owned(),
         mtu: Some(1450),
+        fits: Some(1416),
     };
     case.overlays = Some(vec![found]);
     let before = compose(&case, None, now());
@@ -471,4 +472,59 @@ fn certificate_until(not_after: u64) -> Arc<crate::identity::keystore::NodeCerti
         crate::identity::keystore::NodeCertificate::new(key, vec![der], 0, 0).expect("matching");
     certificate.leaf.not_after = not_after;
     Arc::new(certificate)
+}
+
+#[test]
+fn what_works_less_well_than_it_should_is_said_beside_readiness() {
+    let mut case = inputs(Phase::Enforcing, &[]);
+    let degraded = |case: &StatusInputs| {
+        let status = compose(case, None, now());
+        status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.type_ == "Degraded")
+            .map(|found| (found.reason, found.message))
+    };
+    let device = DetectedOverlay {
+        protocol: 17,
+        port: Some(8472),
+        device: "flannel.1".to_owned(),
+        mtu: Some(1450),
+        fits: Some(1416),
+    };
+    case.overlays = Some(vec![device.clone()]);
+    assert_eq!(degraded(&case), None, "no tunnel, no ESP");
+
+    let mesh = ipsecmesh_crds::IPsecTunnel::new("mesh", ipsecmesh_crds::IPsecTunnelSpec::default());
+    let tunnels = vec![crate::source::convert::unranked(&mesh)];
+    case.snapshot = Arc::new(Snapshot {
+        tunnels: tunnels.clone(),
+        ..snapshot()
+    });
+    let (reason, message) = degraded(&case).expect("too large");
+    assert_eq!(reason, "MTUTooSmall");
+    assert!(
+        message.contains("flannel.1") && message.contains("1416"),
+        "{message}"
+    );
+
+    let refused = BTreeMap::from([("IPsecPeer b".to_owned(), "spec.addresses[0]: bad".to_owned())]);
+    case.snapshot = Arc::new(Snapshot {
+        tunnels,
+        refused,
+        ..snapshot()
+    });
+    let (reason, message) = degraded(&case).expect("refused");
+    assert_eq!(reason, "ObjectRefused");
+    assert!(
+        message.contains("IPsecPeer b") && message.contains("1416"),
+        "{message}"
+    );
+
+    case.overlays = Some(vec![DetectedOverlay {
+        mtu: Some(1416),
+        ..device
+    }]);
+    let (_, message) = degraded(&case).expect("refused");
+    assert!(!message.contains("MTU"), "{message}");
 }
