@@ -92,7 +92,7 @@ pub(crate) fn compose(
             boot_id: inputs.boot.clone(),
         }),
         sealing_key: None,
-        certificate: certificate(inputs),
+        certificate: certificate(inputs, before),
         bundle_hash: bundle_hash(inputs),
         dataplane: Some(DataplaneInfo {
             backend: Backend::Kernel,
@@ -114,13 +114,18 @@ pub(crate) fn compose(
     }
 }
 
-fn certificate(inputs: &StatusInputs) -> Option<CertificateInfo> {
+/// The certificate in use. Its issuer is known once the authority is: until then it is the one that was said of it.
+fn certificate(inputs: &StatusInputs, before: Option<&IPsecNodeStatus>) -> Option<CertificateInfo> {
     let certificate = inputs.identity.certificate.as_ref()?;
     let not_after = i64::try_from(certificate.leaf.not_after).ok()?;
+    let said = before
+        .and_then(|status| status.certificate.as_ref())
+        .filter(|said| said.serial == certificate.leaf.serial)
+        .map(|said| said.issuer.clone());
     Some(CertificateInfo {
         authority: inputs.authority.clone(),
         serial: certificate.leaf.serial.clone(),
-        issuer: inputs.identity.issuer.clone().unwrap_or_default(),
+        issuer: inputs.identity.issuer.clone().or(said).unwrap_or_default(),
         not_after: Time(Timestamp::from_second(not_after).ok()?),
     })
 }

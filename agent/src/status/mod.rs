@@ -47,17 +47,18 @@ pub(crate) struct Writer {
 struct Said {
     object: String,
     status: Option<IPsecNodeStatus>,
-    /// When it was written; `None` for what an earlier run said.
-    at: Option<Instant>,
+    /// When it was written. What an earlier run said counts as written when this one started: figures are the same
+    /// again as soon as the SAs are.
+    at: Instant,
 }
 
 impl Said {
     /// What an earlier run has said about `own`.
-    fn before(own: &OwnNode) -> Self {
+    fn before(own: &OwnNode, at: Instant) -> Self {
         Self {
             object: own.object_uid.clone(),
             status: own.status.as_deref().cloned(),
-            at: None,
+            at,
         }
     }
 }
@@ -98,7 +99,7 @@ impl Writer {
             let last = said
                 .take()
                 .filter(|said| said.object == own.object_uid)
-                .unwrap_or_else(|| Said::before(own));
+                .unwrap_or_else(|| Said::before(own, started));
             let status = compose(&inputs, last.status.as_ref(), Timestamp::now());
             self.count(last.status.as_ref(), &status);
             let due = Pace::between(last.status.as_ref(), &status).due(last.at);
@@ -114,7 +115,7 @@ impl Writer {
                     said = Some(Said {
                         object: last.object,
                         status: Some(status),
-                        at: Some(Instant::now()),
+                        at: Instant::now(),
                     });
                 }
                 Err(error) => {

@@ -48,7 +48,7 @@ impl Pace {
     }
 
     /// When it may be written, after the last write; `None` when there is nothing to write.
-    pub(super) fn due(self, last: Option<Instant>) -> Option<Instant> {
+    pub(super) fn due(self, last: Instant) -> Option<Instant> {
         let wait = match self {
             Self::Never => return None,
             Self::Now => Duration::ZERO,
@@ -56,12 +56,12 @@ impl Pace {
             // All nodes of a mesh see the same change: the draw spreads their writes.
             Self::Figures(peers) => PROMPT + (PER_PEER * peers).min(SLOWEST).mul_f64(draw(last)),
         };
-        Some(last.map_or_else(Instant::now, |last| last + wait))
+        Some(last + wait)
     }
 }
 
 /// Between 0.5 and 1.5, the same for one write: looking again does not draw again.
-fn draw(last: Option<Instant>) -> f64 {
+fn draw(last: Instant) -> f64 {
     thread_local! {
         static RANDOM: RandomState = RandomState::new();
     }
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_wait_grows_with_the_mesh_and_differs() {
         let start = Instant::now();
-        let wait = |pace: Pace, at: Instant| pace.due(Some(at)).expect("due").duration_since(at);
+        let wait = |pace: Pace, at: Instant| pace.due(at).expect("due").duration_since(at);
         assert_eq!(wait(Pace::Now, start), Duration::ZERO);
         assert_eq!(wait(Pace::Prompt, start), PROMPT);
         assert!(wait(Pace::Figures(2), start) < Duration::from_millis(1100));
@@ -223,10 +223,7 @@ mod tests {
                 .all(|wait| *wait >= Duration::from_secs(16) && *wait <= Duration::from_secs(46))
         );
         assert!(large.iter().any(|wait| *wait != large[0]));
-        assert_eq!(
-            Pace::Figures(5000).due(Some(start)),
-            Pace::Figures(5000).due(Some(start))
-        );
-        assert_eq!(Pace::Never.due(None), None);
+        assert_eq!(Pace::Figures(5000).due(start), Pace::Figures(5000).due(start));
+        assert_eq!(Pace::Never.due(start), None);
     }
 }

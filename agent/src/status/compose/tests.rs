@@ -394,7 +394,7 @@ fn certificates_are_judged_by_whether_the_node_can_prove_itself() {
 #[test]
 fn a_node_is_ready_when_its_policies_stand_and_stays_so_through_changes() {
     let mut case = inputs(Phase::Enforcing, &[("b", Pair::Idle)]);
-    case.identity.certificate = Some(certificate_until(u64::MAX / 4));
+    case.identity.certificate = Some(certificate_until(4_000_000_000));
     case.view.programmed = 3;
     let fresh = compose(&case, None, now());
     assert_eq!(
@@ -527,4 +527,17 @@ fn what_works_less_well_than_it_should_is_said_beside_readiness() {
     }]);
     let (_, message) = degraded(&case).expect("refused");
     assert!(!message.contains("MTU"), "{message}");
+}
+
+#[test]
+fn a_restarted_agent_says_the_same_of_its_certificate() {
+    let mut case = inputs(Phase::Enforcing, &[]);
+    case.identity.certificate = Some(certificate_until(4_000_000_000));
+    case.identity.issuer = Some("sha256:root".to_owned());
+    let before = compose(&case, None, now());
+    case.identity.issuer = None;
+    assert_eq!(compose(&case, Some(&before), now()), before);
+    case.identity.certificate = Some(certificate_until(4_000_000_000));
+    let other = compose(&case, Some(&before), now()).certificate.expect("there");
+    assert_eq!(other.issuer, "", "nobody knows who issued another one");
 }
