@@ -38,7 +38,7 @@ impl Endpoint {
                 Some(old) => self.rekey_later(old),
                 None => self.slot_deferred(peer, child),
             },
-            Answer::Refused(NotifyType::CHILD_SA_NOT_FOUND, _) => {
+            Answer::Refused(NotifyType::CHILD_SA_NOT_FOUND, _) if rekeys.is_some() => {
                 if let Some(old) = rekeys {
                     self.peer_lost(peer, child, old);
                 }

@@ -8,6 +8,7 @@ use crate::crypto::{ActiveKeyExchange, ChildContext, ChildKeymat, child_offer, c
 use crate::endpoint::Endpoint;
 use crate::output::{CloseReason, Failure};
 use crate::peer::Negotiation;
+use crate::sa::Standing;
 use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId};
 use crate::wire::{
     ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Role, Spi, TrafficSelectors,
@@ -20,6 +21,8 @@ pub(crate) struct Request {
     pub(crate) rekeys: Option<ChildSaId>,
     /// The pair that a crossing request of the peer has made.
     pub(crate) crossed: Option<ChildSaId>,
+    /// SPIs of no pair of ours that the peer has deleted since: its response may come later than its DELETE.
+    pub(crate) deleted: Vec<EspSpi>,
     nonce: Nonce,
     key_exchange: Option<Box<dyn ActiveKeyExchange>>,
     /// INVALID_KE_PAYLOAD has made us begin again.
@@ -175,6 +178,7 @@ impl Endpoint {
             spi,
             rekeys,
             crossed: None,
+            deleted: Vec::new(),
             nonce,
             key_exchange,
             again,
@@ -189,14 +193,28 @@ impl Endpoint {
 
     /// The response to a request of ours.
     pub(super) fn child_response(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) {
-        let current = self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current);
+        let Some((peer, standing)) = self.sas.get(&id).map(|sa| (sa.peer, sa.standing)) else {
+            return;
+        };
+        if standing != Standing::Current {
+            // Whatever it says goes with the IKE SA.
+            self.reserved.remove(&request.spi);
+            if !matches!(standing, Standing::Closing(_)) && request.rekeys.is_none() {
+                self.negotiated(id, request.child);
+                self.drive_peer(peer);
+            }
+            return;
+        }
         let nonce_r = payloads.nonce().cloned();
         let answer = match (&nonce_r, payloads.error_notify()) {
             (_, Some(error)) => {
                 let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
                 Answer::Refused(error.kind, wanted)
             }
-            (Some(nonce_r), None) if current => {
+            (Some(_), None) if request.deleted.iter().any(|spi| answers_with(payloads, *spi)) => {
+                Answer::Refused(NotifyType::TEMPORARY_FAILURE, None)
+            }
+            (Some(nonce_r), None) => {
                 let context = request
                     .key_exchange
                     .as_ref()
@@ -401,4 +419,11 @@ impl Endpoint {
             Err(outside())
         }
     }
+}
+
+/// Whether the pair that a response makes is the one that the peer receives on with this SPI.
+fn answers_with(payloads: &Payloads, spi: EspSpi) -> bool {
+    payloads
+        .security_association()
+        .is_some_and(|sa| sa.proposals.iter().any(|proposal| proposal.spi == Spi::Esp(spi)))
 }

@@ -11,6 +11,9 @@ use crate::wire::{Delete, ExchangeType, Payload, Payloads};
 
 use super::Task;
 
+/// SPIs without a pair that are remembered while a request of ours is under way.
+const DELETED_EARLY: usize = 16;
+
 /// An answer to a DELETE that waits until nothing of ours is sent any more.
 pub(crate) struct HeldDelete {
     number: u32,
@@ -105,14 +108,18 @@ impl Endpoint {
         if payloads.as_slice().is_empty() {
             self.peer_confirms(id);
         }
-        let named: Vec<ChildSaId> = payloads
-            .deletes()
-            .flat_map(|delete| match delete {
-                Delete::Esp(spis) => spis.as_slice(),
-                Delete::Ike | Delete::Other { .. } => &[],
-            })
-            .filter_map(|spi| self.pair_by_peer_spi(id, *spi))
-            .collect();
+        let spis = payloads.deletes().flat_map(|delete| match delete {
+            Delete::Esp(spis) => spis.as_slice(),
+            Delete::Ike | Delete::Other { .. } => &[],
+        });
+        let (mut named, mut unknown) = (Vec::new(), Vec::new());
+        for spi in spis {
+            match self.pair_by_peer_spi(id, *spi) {
+                Some(pair) => named.push(pair),
+                None => unknown.push(*spi),
+            }
+        }
+        self.note_deleted_early(id, &unknown);
         let mut spis = Vec::new();
         for pair in &named {
             spis.extend(self.peer_deletes(id, *pair));
@@ -128,6 +135,16 @@ impl Endpoint {
         );
         for pair in named {
             self.renegotiate_after_delete(pair);
+        }
+    }
+
+    /// The peer may have made and deleted a pair while its response to our request is under way.
+    fn note_deleted_early(&mut self, id: IkeSaId, spis: &[EspSpi]) {
+        if let Some(in_flight) = self.sas.get_mut(&id).and_then(|sa| sa.in_flight.as_mut())
+            && let Exchange::CreateChild(request) = &mut in_flight.exchange
+        {
+            let room = DELETED_EARLY.saturating_sub(request.deleted.len());
+            request.deleted.extend(spis.iter().take(room));
         }
     }
 

@@ -67,6 +67,14 @@ impl IkeSa {
         matches!(&self.in_flight, Some(InFlight { exchange: Exchange::DeleteChild(id), .. }) if *id == child)
     }
 
+    /// The child that our request under way negotiates, unless it is a rekey.
+    pub(crate) fn asked_child(&self) -> Option<ChildId> {
+        match self.in_flight.as_ref().map(|in_flight| &in_flight.exchange) {
+            Some(Exchange::CreateChild(request)) if request.rekeys.is_none() => Some(request.child),
+            _ => None,
+        }
+    }
+
     /// Whether a CHILD SA is being made, rekeyed or closed by our request (RFC 7296 §2.25.2).
     pub(crate) fn changes_children(&self) -> bool {
         self.in_flight

@@ -1,5 +1,7 @@
 //! The end of an IKE SA: by our DELETE, by the peer's, or without a word.
 
+use std::collections::VecDeque;
+
 use super::{SpiOwner, Standing};
 use crate::child::{Half, Leave, ORPHAN_GRACE, Stage};
 use crate::config::LivenessAction;
@@ -20,7 +22,9 @@ impl Endpoint {
             return;
         }
         sa.standing = Standing::Closing(reason);
-        sa.queue.clear();
+        let peer = sa.peer;
+        let queue = std::mem::take(&mut sa.queue);
+        let asked = sa.asked_child();
         let children: Vec<ChildSaId> = sa.children.iter().copied().collect();
         for timer in [
             Timer::IkeSoft(id),
@@ -30,6 +34,7 @@ impl Endpoint {
         ] {
             self.timers.cancel(timer);
         }
+        self.abandon(peer, queue, asked);
         for child in children {
             self.retire(child, Leave::WithIke, reason);
         }
@@ -92,6 +97,8 @@ impl Endpoint {
     fn wind_up(&mut self, id: IkeSaId, reason: CloseReason) {
         let Some(sa) = self.sas.get_mut(&id) else { return };
         let peer_id = sa.peer;
+        let closing = matches!(sa.standing, Standing::Closing(_));
+        let asked = sa.asked_child().filter(|_| !closing);
         let (in_flight, queue) = (sa.in_flight.take(), std::mem::take(&mut sa.queue));
         sa.held = None;
         let announced = std::mem::take(&mut sa.announced);
@@ -108,7 +115,6 @@ impl Endpoint {
         match in_flight.map(|in_flight| in_flight.exchange) {
             Some(Exchange::CreateChild(request)) => {
                 self.reserved.remove(&request.spi);
-                self.negotiation_is_over(peer_id, request.child);
             }
             Some(Exchange::RekeyIke(request)) => {
                 if let Some(heir) = request.crossed {
@@ -121,11 +127,7 @@ impl Endpoint {
             )
             | None => {}
         }
-        for task in queue {
-            if let Task::CreateChild(child) = task {
-                self.negotiation_is_over(peer_id, child);
-            }
-        }
+        self.abandon(peer_id, queue, asked);
         for child in children {
             self.detach(child, reason);
         }
@@ -244,15 +246,24 @@ impl Endpoint {
         }
     }
 
-    fn negotiation_is_over(&mut self, peer: PeerId, child: ChildId) {
-        let slot = self
-            .peers
-            .get_mut(&peer)
-            .and_then(|peer| peer.slots.get_mut(&child));
-        if let Some(slot) = slot
-            && slot.negotiation == Negotiation::UnderWay
-        {
-            slot.negotiation = Negotiation::Idle;
+    /// What was to be negotiated on an SA that ends is negotiated on the next one.
+    fn abandon(&mut self, peer: PeerId, queue: VecDeque<Task>, asked: Option<ChildId>) {
+        let queued = queue.into_iter().filter_map(|task| match task {
+            Task::CreateChild(child) => Some(child),
+            Task::Confirm(_)
+            | Task::DeleteChild(_)
+            | Task::DeleteIke
+            | Task::DeleteUnused(_)
+            | Task::Liveness
+            | Task::RekeyChild(_)
+            | Task::RekeyIke => None,
+        });
+        for child in queued.chain(asked) {
+            if let Some(slot) = self.slot_mut(peer, child)
+                && slot.negotiation == Negotiation::UnderWay
+            {
+                slot.negotiation = Negotiation::Idle;
+            }
         }
     }
 

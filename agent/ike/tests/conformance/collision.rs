@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use ipsecmesh_ike::crypto::ChildContext;
 use ipsecmesh_ike::wire::{Delete, ExchangeType, Nonce, NotifyType, Payload};
 use ipsecmesh_ike::*;
 
 use crate::draft::Draft;
-use crate::peer::{Peer, chosen_spi, kinds};
+use crate::peer::{Peer, child_request, chosen_spi, kinds};
 use crate::sut::{Sut, configured};
 use crate::talk::{
-    PEER_SPI, auth_payloads, create_answer, delete_esp, deleted_spis, rekey_payloads, we_have_a_pair,
-    we_rekey,
+    PEER_SPI, auth_answer, auth_payloads, create_answer, delete_esp, deleted_spis, rekey_payloads,
+    we_have_a_pair, we_rekey,
 };
 
 /// The peer's nonces in its own exchange and in ours: the lowest of all four decides (RFC 7296 §2.8.1).
@@ -128,4 +129,38 @@ fn when_both_begin_at_once_the_higher_nonce_wins_and_the_other_sa_gets_no_child(
         assert_eq!(sut.halves(), (1, 1), "nonces {number}");
         assert_eq!(sut.endpoint.counts().ike_sas, 1);
     }
+}
+
+#[test]
+fn after_a_crossing_that_we_lost_each_child_is_still_looked_after() {
+    let mut sut = Sut::with(configured(2));
+    let (path, request) = sut.take();
+    let mut draft = Draft::new(1);
+    draft.nonce = Nonce::from([255; 32]);
+    let init = draft.request();
+    let response = sut.ask(path, &init);
+    let (mut ours, our_response) = Peer::answer_init(&request, &[]);
+    sut.give(path, &our_response);
+    let (header, auth) = ours.take(&mut sut);
+    let mut theirs = draft.accept(&init, &response);
+    // Ours stands first, and child 2 waits on it; then the peer's comes and wins.
+    let reply = auth_answer(&ours, &auth);
+    ours.reply(&mut sut, &header, &reply);
+    let payloads = auth_payloads(&theirs);
+    let auth = theirs.request(ExchangeType::IKE_AUTH, &payloads);
+    sut.give(path, &auth);
+    sut.sent.clear();
+    theirs.confirm(&mut sut);
+    let mut second = child_request(2, 0x3000, ChildContext::Create(None));
+    second.push(Payload::Nonce(Nonce::from([3; 32])));
+    theirs.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &second);
+    theirs.confirm(&mut sut);
+    theirs.ask(&mut sut, ExchangeType::INFORMATIONAL, &[delete_esp(0x3000)]);
+    sut.sent.clear();
+    sut.pass(Duration::from_secs(4));
+    let asked = sut.sent.iter().filter(|(_, datagram)| {
+        let header = wire::Message::parse(datagram).unwrap().header;
+        header.exchange == ExchangeType::CREATE_CHILD_SA && header.initiator_spi == theirs.spis.0
+    });
+    assert!(asked.count() > 0, "child 2 is made again");
 }

@@ -193,8 +193,8 @@ fn rekey_commands_are_idempotent_and_name_what_they_do_not_know() {
 
 #[test]
 fn a_configuration_that_cannot_be_carried_out_is_refused_by_name() {
-    let mut sut = Sut::with(answering(1));
     type Change = fn(&mut PeerConfig);
+    let mut sut = Sut::with(answering(1));
     let wrong: [(Change, &str); 5] = [
         (
             |config| config.remote_address = "::1".parse().unwrap(),

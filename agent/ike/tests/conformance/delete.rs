@@ -7,7 +7,9 @@ use ipsecmesh_ike::*;
 
 use crate::peer::{clear, kinds};
 use crate::sut::{PEER, answering, configured};
-use crate::talk::{PEER_SPI, delete_esp, deleted_spis, peer_began, rekey_payloads, we_have_a_pair};
+use crate::talk::{
+    PEER_SPI, create_answer, delete_esp, deleted_spis, peer_began, rekey_payloads, we_have_a_pair, we_rekey,
+};
 
 fn without_children(mut config: PeerConfig) -> Command {
     config.children.clear();
@@ -147,4 +149,17 @@ fn requests_on_an_ike_sa_that_we_are_deleting_are_deferred() {
     let rekey = rekey_payloads(PEER_SPI, 0x3000, [3; 32]);
     let answer = peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &rekey);
     assert_eq!(kinds(&answer), [NotifyType::TEMPORARY_FAILURE]);
+}
+
+#[test]
+fn a_pair_that_the_peer_deletes_before_its_response_comes_is_not_installed() {
+    let (mut sut, mut peer, _) = we_have_a_pair();
+    let (header, request) = we_rekey(&mut sut, &peer);
+    let answer = peer.ask(&mut sut, ExchangeType::INFORMATIONAL, &[delete_esp(0x3000)]);
+    assert!(answer.as_slice().is_empty());
+    peer.reply(&mut sut, &header, &create_answer(&request, 0x3000, [3; 32]));
+    assert!(!sut.kernel.contains_key(&0x3000));
+    assert_eq!(sut.halves(), (1, 1), "the old pair stays");
+    sut.pass_until_sent(Duration::from_secs(2));
+    assert!(peer.take(&mut sut).1.notify(NotifyType::REKEY_SA).is_some());
 }
