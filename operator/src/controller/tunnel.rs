@@ -68,7 +68,11 @@ pub(crate) async fn reconcile(tunnel: Arc<IPsecTunnel>, context: Arc<Context>) -
         tracing::info!(tunnel = look.name, "nothing of the tunnel is left");
         return Ok(Action::await_change());
     }
-    look.publish(&api, &findings, &plan).await?;
+    match look.publish(&api, &findings, &plan).await {
+        // The last look has ended it; this one worked on what the watch had not told yet.
+        Err(error) if deleting && error.is_not_found() => return Ok(Action::await_change()),
+        published => published?,
+    }
     Ok(plan.again.map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -360,7 +364,11 @@ impl Look<'_> {
         let phase = plan.rollout.map(|(_, phase)| phase);
         if plan.goal == Goal::Remove {
             let since = self.going_since();
-            let state = teardown(view::rollout(self.tunnel).map(|(_, phase)| phase), acked, since);
+            let published = view::rollout(self.tunnel).map(|(_, phase)| phase);
+            // Members go only when all have acknowledged. A look that wrote that and failed afterwards, on a conflict
+            // at the finalizer for example, has left nobody who could acknowledge it once more.
+            let acked = acked || self.members.is_empty();
+            let state = teardown(published, acked, since);
             plan.timed_out = state == Teardown::TimedOut;
             if plan.timed_out {
                 plan.rollout = plan.rollout.map(|(generation, _)| (generation, Phase::Removing));
