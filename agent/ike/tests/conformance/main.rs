@@ -23,5 +23,6 @@ mod rules;
 #[path = "../support/mod.rs"]
 mod support;
 mod sut;
+mod table;
 mod talk;
 mod window;
