@@ -251,19 +251,25 @@ fn ready_reason(status: &IPsecTunnelStatus) -> Option<String> {
 
 /// Reasons that are worth an Event: not those of every rollout.
 fn event_reason(reason: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 20] = [
         "AddressConflict",
         "AgentsNotReady",
         "AuthenticationFailed",
         "AuthorityNotFound",
+        "CertificateDenied",
+        "DataplaneRefused",
         "InvalidSelector",
         "KernelUnsupported",
+        "MissingCapability",
         "NoNodesSelected",
         "NoOverlayDetected",
         "NoProposalChosen",
         "OverlayMismatch",
         "PeerUnreachable",
+        "PortInUse",
+        "ProtocolError",
         "RolloutBlocked",
+        "SocketFailed",
         "TSUnacceptable",
         "UnsupportedField",
     ];
