@@ -49,13 +49,18 @@ impl Lab {
 
     /// Runs the agent's own binary in its container, `ipsecmesh-agent rekey` for example.
     pub fn agent(&self, node: &str, arguments: &[&str]) -> Result<String> {
+        self.agent_in(node, &self.agent_pod(node)?, arguments)
+    }
+
+    /// The same in a pod whose name is known, which works without the API server.
+    pub fn agent_in(&self, node: &str, pod: &str, arguments: &[&str]) -> Result<String> {
         let mut argv = vec!["/ipsecmesh-agent".to_owned()];
         argv.extend(arguments.iter().map(ToString::to_string));
         let exec = Exec {
             argv,
             place: Place::Container {
                 namespace: NAMESPACE.into(),
-                pod: self.agent_pod(node)?,
+                pod: pod.into(),
                 container: "agent".into(),
             },
             ..Exec::default()

@@ -24,7 +24,7 @@ pub fn hold(port: u16) -> io::Result<()> {
             }
             drop(socket);
         }
-        thread::yield_now();
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }

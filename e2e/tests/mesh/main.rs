@@ -11,9 +11,16 @@ use world::World;
 
 mod api;
 mod csr;
+mod edit;
 mod encrypt;
 mod evidence;
+mod host;
+mod hostile;
+mod idle;
+mod input;
 mod install;
+mod lifecycle;
+mod nodes;
 mod restart;
 mod standing;
 mod world;
@@ -60,9 +67,15 @@ const TRIALS: &[(&str, Check)] = &[
     ("csr::with_extra_names", csr::with_extra_names),
     ("csr::with_another_nodes_pod", csr::with_another_nodes_pod),
     ("csr::with_a_weak_key", csr::with_a_weak_key),
+    ("input::selects_nothing", input::selects_nothing),
+    ("input::missing_authority", input::missing_authority),
+    ("input::unsupported_field", input::unsupported_field),
+    ("input::protected_tunnel", input::protected_tunnel),
     ("encrypt::from_clear_to_enforced", encrypt::from_clear_to_enforced),
     ("encrypt::rekeys_lose_nothing", encrypt::rekeys_lose_nothing),
     ("encrypt::edits_lose_nothing", encrypt::edits_lose_nothing),
+    ("edit::other_algorithms", edit::other_algorithms),
+    ("edit::fewer_nodes", edit::fewer_nodes),
     ("restart::agent_is_replaced", restart::agent_is_replaced),
     ("restart::agents_are_killed", restart::agents_are_killed),
     ("restart::leader_is_killed", restart::leader_is_killed),
@@ -71,6 +84,25 @@ const TRIALS: &[(&str, Check)] = &[
         "restart::node_crashes_and_returns",
         restart::node_crashes_and_returns,
     ),
+    ("nodes::added_and_removed", nodes::added_and_removed),
+    ("host::without_a_capability", host::without_a_capability),
+    ("host::without_esp", host::without_esp),
+    ("host::with_the_port_taken", host::with_the_port_taken),
+    (
+        "hostile::datagrams_change_nothing",
+        hostile::datagrams_change_nothing,
+    ),
+    ("hostile::foreign_certificate", hostile::foreign_certificate),
+    ("lifecycle::upgrade_and_rollback", lifecycle::upgrade_and_rollback),
+    (
+        "lifecycle::uninstall_and_reinstall",
+        lifecycle::uninstall_and_reinstall,
+    ),
+    (
+        "lifecycle::chart_refuses_old_definitions",
+        lifecycle::chart_refuses_old_definitions,
+    ),
+    ("idle::nobody_writes_at_rest", idle::nobody_writes_at_rest),
     (
         "encrypt::deletion_leaves_nothing",
         encrypt::deletion_leaves_nothing,

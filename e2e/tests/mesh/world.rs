@@ -21,6 +21,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 /// A rollout with all its phases, on a busy machine.
 pub(crate) const ROLLOUT: Duration = Duration::from_mins(1);
 
+/// Which lab of this checkout it is.
+const INSTANCE: &str = "test";
+
 /// The cluster, booted when the first trial asks for it.
 #[derive(Default)]
 pub(crate) struct World {
@@ -57,13 +60,19 @@ impl World {
         }
     }
 
+    /// Which lab of this checkout it is.
+    #[expect(clippy::unused_self, reason = "a world has one lab")]
+    pub(crate) fn instance(&self) -> &'static str {
+        INSTANCE
+    }
+
     /// The booted cluster.
     pub(crate) fn lab(&self) -> Result<Arc<Lab>> {
         let mut lab = self.lab.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lab) = lab.as_ref() {
             return Ok(lab.clone());
         }
-        let booted = Lab::start(&LabOptions::new("test", 3), &Progress::quiet())?;
+        let booted = Lab::start(&LabOptions::new(INSTANCE, 3), &Progress::quiet())?;
         *lab = Some(booted.clone());
         Ok(booted)
     }

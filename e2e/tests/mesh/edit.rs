@@ -1,0 +1,100 @@
+//! Edits of a live tunnel: other algorithms, fewer nodes, all nodes again.
+
+use std::time::Duration;
+
+use ipsecmesh_e2e::{
+    error::{Error, Result, eventually},
+    lab::Lab,
+};
+
+use crate::{
+    evidence::{Allowed, Watch},
+    standing::Standing,
+    world::{NODES, ROLLOUT, World, ensure, wait_ready},
+};
+
+/// Rekey with another proposal, linger of the old inbound SAs.
+const REPLACED: Duration = Duration::from_mins(1);
+
+/// Enforcing mesh, traffic; other algorithms and another lifetime; no loss, every SA is a new one.
+pub(crate) fn other_algorithms(world: &World) -> Result<String> {
+    let pods = world.mesh()?;
+    let lab = pods.lab();
+    let before = Standing::now(lab)?;
+    let watch = Watch::all(&pods)?;
+    let proposals = r#"{"spec": {"childSA": {"lifetime": {"time": "40m"}, "proposals": [{"encryption": "AES-GCM-16-128"}]}}}"#;
+    patch(lab, proposals)?;
+    let after = eventually("every SA is a new one", REPLACED, || {
+        let after = Standing::now(lab)?;
+        let kept = after.kept(&before).1;
+        ensure(kept == 0, || format!("{kept} SAs are the old ones"))?;
+        Ok(after)
+    })?;
+    wait_ready(lab, ROLLOUT)?;
+    let evidence = watch.finish(&Allowed::default())?;
+    patch(
+        lab,
+        r#"{"spec": {"childSA": {"lifetime": {"time": "1h"}, "proposals": null}}}"#,
+    )?;
+    wait_ready(lab, ROLLOUT)?;
+    Ok(format!("{} SAs with other algorithms; {evidence}", after.count()))
+}
+
+/// Enforcing mesh, traffic; worker-3 leaves the selection and comes back; no loss either way, worker-1 and worker-2
+/// stay as they are.
+pub(crate) fn fewer_nodes(world: &World) -> Result<String> {
+    let pods = world.mesh()?;
+    let lab = pods.lab();
+    for node in &NODES[..2] {
+        lab.kubectl()
+            .run(&["label", "node", node, "trial=in", "--overwrite"])?;
+    }
+    let before = Standing::now(lab)?;
+    let watch = Watch::all(&pods)?;
+    let chosen = r#"{"matchLabels": {"trial": "in"}}"#;
+    let narrow = format!(
+        r#"{{"spec": {{"local": {{"nodeSelector": {chosen}}}, "remote": {{"nodes": {{"nodeSelector": {chosen}}}}}}}}}"#
+    );
+    patch(lab, &narrow)?;
+    eventually("worker-3 has nothing of ours", ROLLOUT, || {
+        let left = lab.our_kernel_state("worker-3")?;
+        ensure(left == (0, 0), || format!("{left:?}"))
+    })?;
+    wait_ready(lab, ROLLOUT)?;
+    let two = lab.kernel_sas("worker-1")?;
+    ensure(
+        two.len() == 2 && two.iter().all(|sa| before.sas["worker-1"].contains(sa)),
+        || format!("worker-1 has {two:?}"),
+    )?;
+    patch(
+        lab,
+        r#"{"spec": {"local": {"nodeSelector": null}, "remote": {"nodes": null}}}"#,
+    )?;
+    let after = Standing::settled(lab, ROLLOUT)?;
+    wait_ready(lab, ROLLOUT)?;
+    // The pairs with worker-3 are in clear for a while, as asked; the pair that stays is judged by its SAs.
+    let dark_until = 0;
+    let evidence = watch.finish(&Allowed {
+        dark_until,
+        ..Allowed::default()
+    })?;
+    let kept = after.kept(&before);
+    ensure(kept.0 >= 1, || "the pair that stayed got another IKE SA".into())?;
+    for node in &NODES[..2] {
+        lab.kubectl().run(&["label", "node", node, "trial-"])?;
+    }
+    Ok(format!("worker-3 left and joined again; {evidence}"))
+}
+
+fn patch(lab: &Lab, patch: &str) -> Result<()> {
+    let words = [
+        "patch",
+        "ipsectunnel",
+        "cluster-mesh",
+        "--type=merge",
+        "-p",
+        patch,
+    ];
+    let said = lab.kubectl().run(&words)?;
+    ensure(!said.contains("no change"), || said.clone()).map_err(|error| Error::observed(error.to_string()))
+}
