@@ -251,7 +251,7 @@ fn certificate_finding(inputs: &StatusInputs, now: Timestamp) -> Finding {
                 "IPsecAuthority {} has no roots yet: is the operator running, and is the authority Ready?",
                 inputs.authority
             );
-            finding(type_, Some(false), "AuthorityNotFound", message)
+            finding(type_, None, "AuthorityNotFound", message)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Kubernetes Events of this agent: what a person can act on, once per change. What concerns the node stands at its
-//! `IPsecNode`, what concerns a pair stands at the `IPsecTunnel` that wants it.
+//! `IPsecNode`, what concerns a pair stands at the `IPsecTunnel` that wants it. That a certificate was issued is told by
+//! who issued it.
 
 use std::time::Duration;
 
@@ -131,26 +132,6 @@ fn news(own: &str, before: Option<&IPsecNodeStatus>, now: &IPsecNodeStatus) -> V
         .iter()
         .filter_map(|type_| condition_news(type_, before, now))
         .collect();
-    let serial = |status: &IPsecNodeStatus| {
-        status
-            .certificate
-            .as_ref()
-            .map(|certificate| certificate.serial.clone())
-    };
-    if let Some(certificate) = &now.certificate
-        && before.and_then(serial).as_ref() != Some(&certificate.serial)
-    {
-        let note = format!(
-            "serial {} of IPsecAuthority {}",
-            certificate.serial, certificate.authority
-        );
-        news.push(News {
-            about: About::Node,
-            warning: false,
-            reason: "CertificateIssued".to_owned(),
-            note,
-        });
-    }
     let known = before.map_or(&[][..], |status| &status.failures);
     let is_known = |failure: &Failure| {
         let key = |failure: &Failure| {
@@ -222,7 +203,6 @@ fn condition<'a>(status: &'a IPsecNodeStatus, type_: &str) -> Option<&'a Conditi
 
 #[cfg(test)]
 mod tests {
-    use ipsecmesh_crds::node::CertificateInfo;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
 
@@ -276,23 +256,6 @@ mod tests {
                 .collect();
             assert_eq!(reasons(before, now), expected, "{before:?} → {now:?}");
         }
-    }
-
-    #[test]
-    fn a_certificate_is_told_once() {
-        let with = |serial: &str| IPsecNodeStatus {
-            certificate: Some(CertificateInfo {
-                authority: "default".to_owned(),
-                serial: serial.to_owned(),
-                issuer: String::new(),
-                not_after: Time(Timestamp::UNIX_EPOCH),
-            }),
-            ..IPsecNodeStatus::default()
-        };
-        let issued = [(false, "CertificateIssued".to_owned())];
-        assert_eq!(reasons(None, &with("1")), issued);
-        assert_eq!(reasons(Some(&with("1")), &with("1")), []);
-        assert_eq!(reasons(Some(&with("1")), &with("2")), issued);
     }
 
     #[test]

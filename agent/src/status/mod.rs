@@ -47,18 +47,17 @@ pub(crate) struct Writer {
 struct Said {
     object: String,
     status: Option<IPsecNodeStatus>,
-    /// When it was written. What an earlier run said counts as written when this one started: figures are the same
-    /// again as soon as the SAs are.
-    at: Instant,
+    /// When it was written; `None` for what an earlier run said.
+    at: Option<Instant>,
 }
 
 impl Said {
     /// What an earlier run has said about `own`.
-    fn before(own: &OwnNode, at: Instant) -> Self {
+    fn before(own: &OwnNode) -> Self {
         Self {
             object: own.object_uid.clone(),
             status: own.status.as_deref().cloned(),
-            at,
+            at: None,
         }
     }
 }
@@ -99,10 +98,10 @@ impl Writer {
             let last = said
                 .take()
                 .filter(|said| said.object == own.object_uid)
-                .unwrap_or_else(|| Said::before(own, started));
+                .unwrap_or_else(|| Said::before(own));
             let status = compose(&inputs, last.status.as_ref(), Timestamp::now());
             self.count(last.status.as_ref(), &status);
-            let due = Pace::between(last.status.as_ref(), &status).due(last.at);
+            let due = Pace::between(last.status.as_ref(), &status).due(last.at, started);
             if due.is_none_or(|due| due > Instant::now()) {
                 again = due;
                 said = Some(last);
@@ -115,7 +114,7 @@ impl Writer {
                     said = Some(Said {
                         object: last.object,
                         status: Some(status),
-                        at: Instant::now(),
+                        at: Some(Instant::now()),
                     });
                 }
                 Err(error) => {

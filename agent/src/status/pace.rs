@@ -13,6 +13,8 @@ const PROMPT: Duration = Duration::from_secs(1);
 /// What each peer adds to the wait for mere figures.
 const PER_PEER: Duration = Duration::from_millis(10);
 const SLOWEST: Duration = Duration::from_secs(30);
+/// How long the SAs of a restarted agent may take.
+const RETURNING: Duration = Duration::from_secs(10);
 
 /// How soon a difference is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,16 +49,19 @@ impl Pace {
         }
     }
 
-    /// When it may be written, after the last write; `None` when there is nothing to write.
-    pub(super) fn due(self, last: Instant) -> Option<Instant> {
+    /// When it may be written, by the last write of this run and its start; `None` when there is nothing to write.
+    pub(super) fn due(self, last: Option<Instant>, started: Instant) -> Option<Instant> {
+        let since = last.unwrap_or(started);
         let wait = match self {
             Self::Never => return None,
             Self::Now => Duration::ZERO,
             Self::Prompt => PROMPT,
+            // What an earlier run has counted is true again as soon as the SAs are back.
+            Self::Figures(_) if last.is_none() => RETURNING,
             // All nodes of a mesh see the same change: the draw spreads their writes.
-            Self::Figures(peers) => PROMPT + (PER_PEER * peers).min(SLOWEST).mul_f64(draw(last)),
+            Self::Figures(peers) => PROMPT + (PER_PEER * peers).min(SLOWEST).mul_f64(draw(since)),
         };
-        Some(last + wait)
+        Some(since + wait)
     }
 }
 
@@ -210,7 +215,7 @@ mod tests {
     #[test]
     fn the_wait_grows_with_the_mesh_and_differs() {
         let start = Instant::now();
-        let wait = |pace: Pace, at: Instant| pace.due(at).expect("due").duration_since(at);
+        let wait = |pace: Pace, at: Instant| pace.due(Some(at), start).expect("due").duration_since(at);
         assert_eq!(wait(Pace::Now, start), Duration::ZERO);
         assert_eq!(wait(Pace::Prompt, start), PROMPT);
         assert!(wait(Pace::Figures(2), start) < Duration::from_millis(1100));
@@ -223,7 +228,12 @@ mod tests {
                 .all(|wait| *wait >= Duration::from_secs(16) && *wait <= Duration::from_secs(46))
         );
         assert!(large.iter().any(|wait| *wait != large[0]));
-        assert_eq!(Pace::Figures(5000).due(start), Pace::Figures(5000).due(start));
-        assert_eq!(Pace::Never.due(start), None);
+        assert_eq!(
+            Pace::Figures(5000).due(Some(start), start),
+            Pace::Figures(5000).due(Some(start), start)
+        );
+        assert_eq!(Pace::Never.due(None, start), None);
+        assert_eq!(Pace::Figures(2).due(None, start), Some(start + RETURNING));
+        assert_eq!(Pace::Now.due(None, start), Some(start));
     }
 }

@@ -387,7 +387,10 @@ fn certificates_are_judged_by_whether_the_node_can_prove_itself() {
         authorities: BTreeMap::new(),
         ..snapshot()
     });
-    assert_eq!(of(&nobody), ("False".to_owned(), "AuthorityNotFound".to_owned()));
+    assert_eq!(
+        of(&nobody),
+        ("Unknown".to_owned(), "AuthorityNotFound".to_owned())
+    );
 }
 
 /// Pods come to a node when it is Ready: none may send in clear.
