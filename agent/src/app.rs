@@ -117,8 +117,12 @@ impl App {
         private_folder(&args.run_dir).map_err(io(&format!("make {}", args.run_dir.display())))?;
         let store =
             Store::open(args.state_dir.clone()).map_err(io(&format!("open {}", args.state_dir.display())))?;
-        let keystore = Keystore::open(args.state_dir.join("identity")).map_err(|e| AppError::Other(e.to_string()))?;
-        let boot = fs::read_to_string(BOOT_ID).map_err(io(BOOT_ID))?.trim().to_owned();
+        let keystore =
+            Keystore::open(args.state_dir.join("identity")).map_err(|e| AppError::Other(e.to_string()))?;
+        let boot = fs::read_to_string(BOOT_ID)
+            .map_err(io(BOOT_ID))?
+            .trim()
+            .to_owned();
         let metrics = Metrics::new();
         let view = SharedView::new();
         let verifier = Arc::new(DirectoryVerifier::default());
@@ -281,7 +285,9 @@ impl App {
         if let Some(authority) = authority {
             match identity::directory(snapshot, &next, authority) {
                 Ok(directory) => self.verifier.replace(directory),
-                Err(error) => tracing::error!(%error, "the authority cannot be used; peers are judged as before"),
+                Err(error) => {
+                    tracing::error!(%error, "the authority cannot be used; peers are judged as before");
+                }
             }
         }
         self.state.trusted = trusted;
@@ -311,8 +317,11 @@ impl App {
     /// Who left the directory, or an address of it, is treated apart for a while.
     fn notice_departures(&mut self, snapshot: &Snapshot) {
         let now = wall().as_secs();
-        let present: BTreeMap<&str, &Peer> =
-            snapshot.peers.iter().map(|peer| (peer.node.as_str(), peer)).collect();
+        let present: BTreeMap<&str, &Peer> = snapshot
+            .peers
+            .iter()
+            .map(|peer| (peer.node.as_str(), peer))
+            .collect();
         let until = now + AFTERMATH.as_secs();
         for (name, old) in &self.state.peers {
             let new = present.get(name.as_str());
@@ -335,7 +344,11 @@ impl App {
             }
         }
         self.state.departed.retain(|departed| departed.until > now);
-        self.state.peers = snapshot.peers.iter().map(|peer| (peer.node.clone(), peer.clone())).collect();
+        self.state.peers = snapshot
+            .peers
+            .iter()
+            .map(|peer| (peer.node.clone(), peer.clone()))
+            .collect();
     }
 
     /// Writes what a node without API server must know.
@@ -364,7 +377,9 @@ impl App {
     fn remember_enforced(&mut self) {
         let snapshot = self.snapshots.borrow().clone();
         let desired = &self.state.desired;
-        let stands = self.view.read(|view| view.programmed >= desired.revision && view.refused.is_empty());
+        let stands = self
+            .view
+            .read(|view| view.programmed >= desired.revision && view.refused.is_empty());
         if !snapshot.synced || desired.revision == 0 || !stands {
             return;
         }
@@ -375,7 +390,14 @@ impl App {
             exists && goal.is_none_or(|goal| !goal.releases) || !snapshot.refused.is_empty() && !exists
         };
         let latch = Latch {
-            enforced: self.store.latch().enforced.iter().filter(|uid| kept(uid)).cloned().collect(),
+            enforced: self
+                .store
+                .latch()
+                .enforced
+                .iter()
+                .filter(|uid| kept(uid))
+                .cloned()
+                .collect(),
         };
         if let Err(error) = self.store.save_latch(latch) {
             tracing::warn!(%error, "latch.json was not written");
@@ -387,9 +409,10 @@ impl App {
             return Ok(());
         };
         // Peers accept the key once the directory holds it; until then the former certificate is the better one.
-        let published = self.snapshots.borrow().own.as_ref().is_some_and(|own| {
-            own.keys.is_empty() || own.keys.contains(&certificate.leaf.key_fingerprint())
-        });
+        let published =
+            self.snapshots.borrow().own.as_ref().is_some_and(|own| {
+                own.keys.is_empty() || own.keys.contains(&certificate.leaf.key_fingerprint())
+            });
         if !published || self.state.credentials.as_ref() == Some(&certificate.leaf.serial) {
             return Ok(());
         }
@@ -417,7 +440,8 @@ impl App {
                 return Some("waiting for the operator to publish this node".to_owned());
             }
             let refused = view.refused.values().next().cloned();
-            refused.or_else(|| (view.programmed < desired.revision).then(|| "programming policies".to_owned()))
+            refused
+                .or_else(|| (view.programmed < desired.revision).then(|| "programming policies".to_owned()))
         });
         self.readiness.set(reason);
     }
@@ -440,7 +464,8 @@ fn provider(choice: CryptoProvider) -> Result<&'static ipsecmesh_ike::crypto::Pr
         CryptoProvider::AwsLcRs => "aws-lc-rs",
         CryptoProvider::RustCrypto => "rustcrypto",
     };
-    ipsecmesh_crypto::by_name(name).ok_or_else(|| AppError::Other(format!("--crypto-provider: there is no {name}")))
+    ipsecmesh_crypto::by_name(name)
+        .ok_or_else(|| AppError::Other(format!("--crypto-provider: there is no {name}")))
 }
 
 async fn serve(
@@ -450,8 +475,12 @@ async fn serve(
     readiness: &Readiness,
     metrics: &Metrics,
 ) -> Result<Vec<Task>, AppError> {
-    let local = server::listen(args.health_listen, "--health-listen").await.map_err(AppError::Other)?;
-    let public = server::listen(args.metrics_listen, "--metrics-listen").await.map_err(AppError::Other)?;
+    let local = server::listen(args.health_listen, "--health-listen")
+        .await
+        .map_err(AppError::Other)?;
+    let public = server::listen(args.metrics_listen, "--metrics-listen")
+        .await
+        .map_err(AppError::Other)?;
     let shared = Shared {
         view: view.clone(),
         commands: commands.clone(),
@@ -465,7 +494,9 @@ async fn serve(
 
 async fn client() -> Result<Client, AppError> {
     let failed = |error: &dyn std::fmt::Display| {
-        AppError::Other(format!("no access to the API server: {error}; the agent runs in a pod"))
+        AppError::Other(format!(
+            "no access to the API server: {error}; the agent runs in a pod"
+        ))
     };
     let mut config = Config::infer().await.map_err(|error| failed(&error))?;
     config.read_timeout = Some(API_SILENCE);
@@ -473,7 +504,11 @@ async fn client() -> Result<Client, AppError> {
     Client::try_from(config).map_err(|error| failed(&error))
 }
 
-type Certificates = (watch::Sender<Option<Wanted>>, watch::Receiver<IdentityState>, Task);
+type Certificates = (
+    watch::Sender<Option<Wanted>>,
+    watch::Receiver<IdentityState>,
+    Task,
+);
 
 fn renewal(client: &Client, keystore: Keystore) -> Certificates {
     let (wanted, receiver) = watch::channel(None);

@@ -36,7 +36,11 @@ fn main() -> ExitCode {
         Command::Rekey(_) | Command::Status(_) => LogArgs::default(),
     };
     start_log(log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the runtime does not start: {error}")),
     };

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use ipsecmesh_crds::IPsecNodeStatus;
 use ipsecmesh_crds::phase::Phase;
-use ipsecmesh_ike::{
-    BootId, ChildProposal, Encapsulation, IkeProposal, Lifetime, Liveness, Mode,
-};
+use ipsecmesh_ike::{BootId, ChildProposal, Encapsulation, IkeProposal, Lifetime, Liveness, Mode};
 use serde::{Deserialize, Serialize};
 
 /// One encapsulation that carries pod traffic.
@@ -136,12 +134,17 @@ pub(crate) struct Peer {
 impl Peer {
     /// Its part in `tunnel`.
     pub(crate) fn membership(&self, tunnel: &str) -> Option<&Membership> {
-        self.memberships.iter().find(|membership| membership.tunnel == tunnel)
+        self.memberships
+            .iter()
+            .find(|membership| membership.tunnel == tunnel)
     }
 
     /// Its first address of the family of `like`: one address per family takes part (decision 28).
     pub(crate) fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == like.is_ipv4())
     }
 }
 
@@ -177,7 +180,13 @@ pub(crate) struct OwnNode {
 
 impl PartialEq for OwnNode {
     fn eq(&self, other: &Self) -> bool {
-        let of = |node: &Self| (node.object_uid.clone(), node.generation, node.certificate_generation);
+        let of = |node: &Self| {
+            (
+                node.object_uid.clone(),
+                node.generation,
+                node.certificate_generation,
+            )
+        };
         of(self) == of(other)
     }
 }

@@ -23,7 +23,12 @@ pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
 /// Replaces `path` by `content` with mode 0600: either the old or the new content is there, also after a crash.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(content)?;
     file.sync_all()?;
@@ -69,7 +74,13 @@ pub(crate) struct StoredPolicy {
 enum StoredAction {
     Bypass,
     Discard,
-    Protect { required: bool, reqid: u32, tunnel: bool, source: IpAddr, destination: IpAddr },
+    Protect {
+        required: bool,
+        reqid: u32,
+        tunnel: bool,
+        source: IpAddr,
+        destination: IpAddr,
+    },
 }
 
 impl From<&Policy> for StoredPolicy {
@@ -86,7 +97,13 @@ impl From<&Policy> for StoredPolicy {
             action: match policy.action {
                 PolicyAction::Bypass => StoredAction::Bypass,
                 PolicyAction::Discard => StoredAction::Discard,
-                PolicyAction::Protect { demand, reqid, tunnel, source, destination } => StoredAction::Protect {
+                PolicyAction::Protect {
+                    demand,
+                    reqid,
+                    tunnel,
+                    source,
+                    destination,
+                } => StoredAction::Protect {
                     required: demand == Demand::Required,
                     reqid,
                     tunnel,
@@ -103,7 +120,11 @@ impl From<&StoredPolicy> for Policy {
         let prefix = |(address, length)| Prefix { address, length };
         Self {
             key: PolicyKey {
-                direction: if stored.inbound { Direction::Inbound } else { Direction::Outbound },
+                direction: if stored.inbound {
+                    Direction::Inbound
+                } else {
+                    Direction::Outbound
+                },
                 selector: Selector {
                     source: prefix(stored.source),
                     destination: prefix(stored.destination),
@@ -115,8 +136,18 @@ impl From<&StoredPolicy> for Policy {
             action: match stored.action {
                 StoredAction::Bypass => PolicyAction::Bypass,
                 StoredAction::Discard => PolicyAction::Discard,
-                StoredAction::Protect { required, reqid, tunnel, source, destination } => PolicyAction::Protect {
-                    demand: if required { Demand::Required } else { Demand::Optional },
+                StoredAction::Protect {
+                    required,
+                    reqid,
+                    tunnel,
+                    source,
+                    destination,
+                } => PolicyAction::Protect {
+                    demand: if required {
+                        Demand::Required
+                    } else {
+                        Demand::Optional
+                    },
                     reqid,
                     tunnel,
                     source,
@@ -202,7 +233,10 @@ mod tests {
     use super::*;
 
     fn policy(action: PolicyAction) -> Policy {
-        let host = |last: u8| Prefix { address: IpAddr::from([10, 0, 0, last]), length: 32 };
+        let host = |last: u8| Prefix {
+            address: IpAddr::from([10, 0, 0, last]),
+            length: 32,
+        };
         Policy {
             key: PolicyKey {
                 direction: Direction::Inbound,
@@ -240,7 +274,9 @@ mod tests {
     fn state_survives_and_a_broken_file_is_set_aside() {
         let folder = tempfile::tempdir().expect("folder");
         let mut store = Store::open(folder.path().to_owned()).expect("opened");
-        let latch = Latch { enforced: BTreeSet::from(["uid-1".to_owned()]) };
+        let latch = Latch {
+            enforced: BTreeSet::from(["uid-1".to_owned()]),
+        };
         store.save_latch(latch.clone()).expect("written");
         let last = LastState {
             policies: vec![StoredPolicy::from(&policy(PolicyAction::Discard))],
@@ -249,7 +285,10 @@ mod tests {
         store.save_last(last.clone()).expect("written");
         let again = Store::open(folder.path().to_owned()).expect("opened");
         assert_eq!((again.latch(), again.last()), (&latch, &last));
-        let mode = fs::metadata(folder.path().join(LATCH)).expect("there").permissions().mode();
+        let mode = fs::metadata(folder.path().join(LATCH))
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
 
         fs::write(folder.path().join(LATCH), "{").expect("written");

@@ -60,7 +60,12 @@ pub(crate) fn steps(desired: &Desired, actual: &Actual) -> Steps {
             .filter(|policy| actual.policies.get(&policy.key) != Some(policy))
             .copied()
             .collect(),
-        remove_peers: actual.peers.keys().filter(|id| !desired.peers.contains_key(id)).copied().collect(),
+        remove_peers: actual
+            .peers
+            .keys()
+            .filter(|id| !desired.peers.contains_key(id))
+            .copied()
+            .collect(),
         remove_policies: actual
             .policies
             .keys()
@@ -97,14 +102,18 @@ pub(crate) fn orphans(desired: &Desired, adopted: &[SaStatus]) -> Vec<SaName> {
         .values()
         .flat_map(|peer| {
             let config = &peer.config;
-            config.children.iter().map(|child| (child.reqid, config.local_address, config.remote_address))
+            config
+                .children
+                .iter()
+                .map(|child| (child.reqid, config.local_address, config.remote_address))
         })
         .collect();
     let mut names: Vec<SaName> = adopted
         .iter()
         .filter(|sa| {
             let (source, destination) = (sa.name.source, sa.name.destination);
-            !wanted.contains(&(sa.reqid, source, destination)) && !wanted.contains(&(sa.reqid, destination, source))
+            !wanted.contains(&(sa.reqid, source, destination))
+                && !wanted.contains(&(sa.reqid, destination, source))
         })
         .map(|sa| sa.name)
         .collect();
@@ -115,11 +124,15 @@ pub(crate) fn orphans(desired: &Desired, adopted: &[SaStatus]) -> Vec<SaName> {
 /// Whether an SA still stands that `policy` could carry.
 pub(crate) fn has_sa<'a>(policy: &Policy, mut sas: impl Iterator<Item = (&'a SaName, u32)>) -> bool {
     match policy.action {
-        PolicyAction::Protect { reqid, source, destination, .. } => sas.any(|(name, sa_reqid)| {
+        PolicyAction::Protect {
+            reqid,
+            source,
+            destination,
+            ..
+        } => sas.any(|(name, sa_reqid)| {
             let ends = (name.source, name.destination);
             sa_reqid == reqid && (ends == (source, destination) || ends == (destination, source))
         }),
         PolicyAction::Bypass | PolicyAction::Discard => false,
     }
 }
-

@@ -17,21 +17,29 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Prints the agent's state as JSON.
 pub(crate) async fn status(args: &LocalArgs) -> Result<(), String> {
     let text = ask(args.health_listen, "GET", "/debug/state").await?;
-    let state: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
+    let state: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
     let pretty = serde_json::to_string_pretty(&state).map_err(|e| e.to_string())?;
     writeln!(io::stdout(), "{pretty}").map_err(|e| e.to_string())
 }
 
 /// Makes the agent replace SAs.
 pub(crate) async fn rekey(args: &RekeyArgs) -> Result<(), String> {
-    let peer = args.peer.as_ref().map(|peer| format!("&peer={peer}")).unwrap_or_default();
+    let peer = args
+        .peer
+        .as_ref()
+        .map(|peer| format!("&peer={peer}"))
+        .unwrap_or_default();
     let path = format!("/debug/rekey?ike={}{peer}", args.ike);
     let text = ask(args.local.health_listen, "POST", &path).await?;
-    let answer: RekeyAnswer = serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
+    let answer: RekeyAnswer =
+        serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
     let kind = if args.ike { "IKE" } else { "CHILD" };
     if answer.started == 0 {
         let whom = args.peer.as_deref().unwrap_or("any node");
-        return Err(format!("no {kind} SA with {whom} to be replaced; see `ipsecmesh-agent status`"));
+        return Err(format!(
+            "no {kind} SA with {whom} to be replaced; see `ipsecmesh-agent status`"
+        ));
     }
     writeln!(io::stdout(), "{} {kind} SAs are being replaced", answer.started).map_err(|e| e.to_string())
 }

@@ -117,8 +117,11 @@ pub(crate) struct TunnelGoal {
 
 /// Computes the desired state.
 pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
-    let views: Vec<TunnelView<'_>> =
-        inputs.tunnels.iter().filter_map(|tunnel| TunnelView::new(tunnel, inputs)).collect();
+    let views: Vec<TunnelView<'_>> = inputs
+        .tunnels
+        .iter()
+        .filter_map(|tunnel| TunnelView::new(tunnel, inputs))
+        .collect();
     let reqids = Reqids::assign(views.iter().map(TunnelView::reqid_names));
     let mut state = Desired {
         reqids: reqids.tunnels(),
@@ -128,13 +131,23 @@ pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
     };
     for peer in inputs.peers {
         for (local, remote) in address_pairs(inputs.own, peer) {
-            let pair = Pair { own: inputs.own, peer, local, remote };
+            let pair = Pair {
+                own: inputs.own,
+                peer,
+                local,
+                remote,
+            };
             state.absorb(peer, pair.plan(&views, &reqids), inputs, true);
         }
     }
     for departed in inputs.departed {
         for (local, remote) in address_pairs(inputs.own, &departed.peer) {
-            let pair = Pair { own: inputs.own, peer: &departed.peer, local, remote };
+            let pair = Pair {
+                own: inputs.own,
+                peer: &departed.peer,
+                local,
+                remote,
+            };
             let mut plan = pair.plan(&views, &reqids);
             if !departed.moved {
                 plan.config = None;
@@ -157,9 +170,13 @@ impl Desired {
                 continue;
             };
             if counted {
-                goal.members.entry(peer.node.clone()).or_default().extend(children);
+                goal.members
+                    .entry(peer.node.clone())
+                    .or_default()
+                    .extend(children);
             }
-            goal.overridden_by.extend(plan.overridden.get(&goal.name).into_iter().flatten().cloned());
+            goal.overridden_by
+                .extend(plan.overridden.get(&goal.name).into_iter().flatten().cloned());
         }
         let Some(config) = plan.config else {
             return;
@@ -214,29 +231,53 @@ impl<'a> TunnelView<'a> {
             // Not accepted by the controller, and never enforced here.
             None => return None,
         };
-        let remembered = inputs.last_overlays.get(&tunnel.uid).filter(|_| latched && tunnel.overlay.is_empty());
+        let remembered = inputs
+            .last_overlays
+            .get(&tunnel.uid)
+            .filter(|_| latched && tunnel.overlay.is_empty());
         let overlay = match remembered {
-            Some(last) => last.iter().map(|overlay| OverlayEntry { overlay: *overlay, phase: None }).collect(),
+            Some(last) => last
+                .iter()
+                .map(|overlay| OverlayEntry {
+                    overlay: *overlay,
+                    phase: None,
+                })
+                .collect(),
             None => tunnel.overlay.clone(),
         };
-        let members = inputs.peers.iter().filter(|peer| peer.membership(&tunnel.name).is_some()).count();
+        let members = inputs
+            .peers
+            .iter()
+            .filter(|peer| peer.membership(&tunnel.name).is_some())
+            .count();
         let eager = match tunnel.start {
             Start::Auto => members <= EAGER_PEERS,
             Start::Eager => true,
             Start::OnDemand => false,
         };
-        Some(Self { tunnel, phase, overlay, eager })
+        Some(Self {
+            tunnel,
+            phase,
+            overlay,
+            eager,
+        })
     }
 
     /// The names under which its SAs get reqids: one per protocol, since each protocol has SAs of its own.
     fn reqid_names(&self) -> Vec<(String, u8)> {
         let protocols: BTreeSet<u8> = self.overlay.iter().map(|entry| entry.overlay.protocol).collect();
-        protocols.into_iter().map(|protocol| (self.tunnel.name.clone(), protocol)).collect()
+        protocols
+            .into_iter()
+            .map(|protocol| (self.tunnel.name.clone(), protocol))
+            .collect()
     }
 
     fn goal(&self, inputs: &Inputs<'_>) -> TunnelGoal {
         // What is echoed is what was asked for, also where the latch holds more: the controller moves on by it.
-        let asked = self.tunnel.rollout.unwrap_or(Rollout { generation: 0, phase: self.phase });
+        let asked = self.tunnel.rollout.unwrap_or(Rollout {
+            generation: 0,
+            phase: self.phase,
+        });
         let releases = matches!(self.phase, Phase::Releasing | Phase::Removing) || !self.tunnel.block;
         TunnelGoal {
             name: self.tunnel.name.clone(),
@@ -254,10 +295,15 @@ impl<'a> TunnelView<'a> {
 
     /// Hash over the overrides of members and overlay entries that this node applies.
     fn transition(&self, inputs: &Inputs<'_>) -> Option<String> {
-        let nodes = std::iter::once(inputs.own).chain(inputs.peers).filter_map(|peer| {
-            let phase = peer.membership(&self.tunnel.name)?.phase?;
-            Some(Override::Member { node: peer.node.clone(), phase })
-        });
+        let nodes = std::iter::once(inputs.own)
+            .chain(inputs.peers)
+            .filter_map(|peer| {
+                let phase = peer.membership(&self.tunnel.name)?.phase?;
+                Some(Override::Member {
+                    node: peer.node.clone(),
+                    phase,
+                })
+            });
         let entries = self.overlay.iter().filter_map(|entry| {
             Some(Override::Overlay {
                 protocol: entry.overlay.protocol,
@@ -268,4 +314,3 @@ impl<'a> TunnelView<'a> {
         transition_hash(nodes.chain(entries))
     }
 }
-

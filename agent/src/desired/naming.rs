@@ -48,7 +48,10 @@ impl Reqids {
 
     /// The tunnel of each reqid.
     pub(crate) fn tunnels(&self) -> BTreeMap<u32, String> {
-        self.0.iter().map(|((tunnel, _), reqid)| (*reqid, tunnel.clone())).collect()
+        self.0
+            .iter()
+            .map(|((tunnel, _), reqid)| (*reqid, tunnel.clone()))
+            .collect()
     }
 }
 
@@ -64,7 +67,10 @@ fn hash(parts: &[&str]) -> u64 {
         digest.update(part);
     }
     let output: [u8; 32] = digest.finalize().into();
-    output.iter().take(8).fold(0, |value, byte| value << 8 | u64::from(*byte))
+    output
+        .iter()
+        .take(8)
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]

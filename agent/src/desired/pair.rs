@@ -5,15 +5,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands};
-use ipsecmesh_dataplane::{
-    Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector,
-};
+use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 use ipsecmesh_ike::{
     ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, PeerId, TrafficSelector,
 };
 
-use crate::desired::naming::{Reqids, peer_id, starts};
 use crate::desired::TunnelView;
+use crate::desired::naming::{Reqids, peer_id, starts};
 use crate::model::{Membership, OverlayEntry, Peer};
 
 /// How long the node that does not start waits before it starts itself (decision 5).
@@ -75,7 +73,11 @@ impl Pair<'_> {
                     continue;
                 };
                 let mut wants_sa = false;
-                for entry in view.overlay.iter().filter(|entry| entry.overlay.protocol == protocol) {
+                for entry in view
+                    .overlay
+                    .iter()
+                    .filter(|entry| entry.overlay.protocol == protocol)
+                {
                     let demands = with_entry(phases, *entry);
                     for policy in self.policies(view, entry, demands, reqid) {
                         match taken.entry(policy.key) {
@@ -117,7 +119,9 @@ impl Pair<'_> {
             return None;
         }
         let overrides = [own.phase, peer.phase].into_iter().flatten();
-        Some(overrides.fold(view.phase.demands(), |demands, phase| demands.weakest(phase.demands())))
+        Some(overrides.fold(view.phase.demands(), |demands, phase| {
+            demands.weakest(phase.demands())
+        }))
     }
 
     fn policies(
@@ -134,34 +138,46 @@ impl Pair<'_> {
         let tunnel = view.tunnel.mode == Mode::Tunnel;
         let rank = view.tunnel.policy_rank + u16::from(entry.overlay.port.is_none());
         let overlay = entry.overlay;
-        sides.into_iter().filter_map(move |(direction, source, destination, demand)| {
-            let demand = match demand {
-                PhaseDemand::None => return None,
-                PhaseDemand::Optional => Demand::Optional,
-                PhaseDemand::Required => Demand::Required,
-            };
-            Some(Policy {
-                key: PolicyKey {
-                    direction,
-                    selector: Selector {
-                        source: host(source),
-                        destination: host(destination),
-                        protocol: overlay.protocol,
-                        source_port: None,
-                        // The overlay's port is the destination in both directions.
-                        destination_port: overlay.port,
+        sides
+            .into_iter()
+            .filter_map(move |(direction, source, destination, demand)| {
+                let demand = match demand {
+                    PhaseDemand::None => return None,
+                    PhaseDemand::Optional => Demand::Optional,
+                    PhaseDemand::Required => Demand::Required,
+                };
+                Some(Policy {
+                    key: PolicyKey {
+                        direction,
+                        selector: Selector {
+                            source: host(source),
+                            destination: host(destination),
+                            protocol: overlay.protocol,
+                            source_port: None,
+                            // The overlay's port is the destination in both directions.
+                            destination_port: overlay.port,
+                        },
                     },
-                },
-                action: PolicyAction::Protect { demand, reqid, tunnel, source, destination },
-                rank,
+                    action: PolicyAction::Protect {
+                        demand,
+                        reqid,
+                        tunnel,
+                        source,
+                        destination,
+                    },
+                    rank,
+                })
             })
-        })
     }
 
     /// Errors about decrypted packets quote them: none leaves in clear (decision 30).
     fn icmp_errors(&self) -> Policy {
         // Destination unreachable, port unreachable: RFC 792, RFC 4443 §3.1.
-        let (protocol, kind, code) = if self.local.is_ipv4() { (1, 3, 3) } else { (58, 1, 4) };
+        let (protocol, kind, code) = if self.local.is_ipv4() {
+            (1, 3, 3)
+        } else {
+            (58, 1, 4)
+        };
         Policy {
             key: PolicyKey {
                 direction: Direction::Outbound,
@@ -239,12 +255,20 @@ fn protocols(overlay: &[OverlayEntry]) -> BTreeSet<u8> {
 }
 
 fn with_entry(demands: Demands, entry: OverlayEntry) -> Demands {
-    entry.phase.map_or(demands, |phase| demands.weakest(phase.demands()))
+    entry
+        .phase
+        .map_or(demands, |phase| demands.weakest(phase.demands()))
 }
 
 fn demands_outbound(policy: &Policy) -> bool {
     policy.key.direction == Direction::Outbound
-        && matches!(policy.action, PolicyAction::Protect { demand: Demand::Required, .. })
+        && matches!(
+            policy.action,
+            PolicyAction::Protect {
+                demand: Demand::Required,
+                ..
+            }
+        )
 }
 
 fn host(address: IpAddr) -> Prefix {

@@ -55,7 +55,11 @@ impl Adoption {
     pub(crate) fn orphaned(&mut self, names: &[SaName], own: &BTreeSet<IpAddr>, now: Instant) {
         for name in names {
             if !self.due.iter().any(|(_, due)| due == name) {
-                let grace = if own.contains(&name.source) { Duration::ZERO } else { OUTBOUND_GRACE };
+                let grace = if own.contains(&name.source) {
+                    Duration::ZERO
+                } else {
+                    OUTBOUND_GRACE
+                };
                 self.due.push((now + grace, *name));
             }
         }
@@ -80,9 +84,12 @@ impl Adoption {
         if self.sas.is_empty() {
             return;
         }
-        let standing: BTreeSet<(u32, IpAddr)> =
-            snapshot.iter().map(|sa| (sa.name.spi.value(), sa.name.destination)).collect();
-        self.sas.retain(|sa| standing.contains(&(sa.name.spi.value(), sa.name.destination)));
+        let standing: BTreeSet<(u32, IpAddr)> = snapshot
+            .iter()
+            .map(|sa| (sa.name.spi.value(), sa.name.destination))
+            .collect();
+        self.sas
+            .retain(|sa| standing.contains(&(sa.name.spi.value(), sa.name.destination)));
     }
 }
 
@@ -126,7 +133,10 @@ mod tests {
 
     #[test]
     fn larval_states_are_not_adopted() {
-        let larval = SaStatus { larval: true, ..sa(1000, 1, 2) };
+        let larval = SaStatus {
+            larval: true,
+            ..sa(1000, 1, 2)
+        };
         assert!(Adoption::new(&[larval]).sas().is_empty());
     }
 }

@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipsecmesh_ike::{
-    ChildId, ChildSaId, CloseReason, EspSpi, Event, Failure, IkeSaId, IkeSpi, PeerId,
-};
+use ipsecmesh_ike::{ChildId, ChildSaId, CloseReason, EspSpi, Event, Failure, IkeSaId, IkeSpi, PeerId};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -95,23 +93,50 @@ impl View {
     pub(crate) fn fold(&mut self, event: &Event, metrics: &Metrics) {
         let now = wall().as_secs();
         match event {
-            Event::ChildEstablished { peer, child, child_sa, inbound, outbound, replaces } => {
+            Event::ChildEstablished {
+                peer,
+                child,
+                child_sa,
+                inbound,
+                outbound,
+                replaces,
+            } => {
                 metrics.child_established(replaces.is_some());
                 let view = self.peers.entry(*peer).or_default();
                 view.children.insert(
                     *child,
-                    ChildView { id: *child_sa, inbound: *inbound, outbound: *outbound, since: now },
+                    ChildView {
+                        id: *child_sa,
+                        inbound: *inbound,
+                        outbound: *outbound,
+                        since: now,
+                    },
                 );
-                view.failure.take_if(|failure| failure.child.is_none_or(|failed| failed == *child));
+                view.failure
+                    .take_if(|failure| failure.child.is_none_or(|failed| failed == *child));
             }
-            Event::ChildClosed { peer, child, child_sa, .. } => {
+            Event::ChildClosed {
+                peer,
+                child,
+                child_sa,
+                ..
+            } => {
                 if let Some(view) = self.peers.get_mut(peer)
-                    && view.children.get(child).is_some_and(|present| present.id == *child_sa)
+                    && view
+                        .children
+                        .get(child)
+                        .is_some_and(|present| present.id == *child_sa)
                 {
                     view.children.remove(child);
                 }
             }
-            Event::IkeEstablished { peer, ike_sa, initiator_spi, responder_spi, replaces } => {
+            Event::IkeEstablished {
+                peer,
+                ike_sa,
+                initiator_spi,
+                responder_spi,
+                replaces,
+            } => {
                 metrics.ike_established(replaces.is_some());
                 let view = self.peers.entry(*peer).or_default();
                 view.ike = Some(IkeView {
@@ -128,13 +153,23 @@ impl View {
                 };
                 let present = view.ike.take_if(|ike| ike.id == *ike_sa).is_some();
                 if present && *reason == CloseReason::Unreachable {
-                    let detail = "the peer stopped answering; SAs stay until they are replaced or expire".to_owned();
+                    let detail =
+                        "the peer stopped answering; SAs stay until they are replaced or expire".to_owned();
                     view.fail(Failure::Unreachable, None, detail, now);
                 }
             }
-            Event::Failed { peer, child, failure, detail, .. } => {
+            Event::Failed {
+                peer,
+                child,
+                failure,
+                detail,
+                ..
+            } => {
                 metrics.handshake_failed(*failure);
-                self.peers.entry(*peer).or_default().fail(*failure, *child, detail.clone(), now);
+                self.peers
+                    .entry(*peer)
+                    .or_default()
+                    .fail(*failure, *child, detail.clone(), now);
             }
             Event::Retransmitted { peer, attempt } => {
                 metrics.retransmitted();
@@ -166,7 +201,12 @@ impl PeerView {
             .as_ref()
             .filter(|present| present.failure == failure && present.child == child)
             .map_or(now, |present| present.since);
-        self.failure = Some(FailureView { failure, child, detail, since });
+        self.failure = Some(FailureView {
+            failure,
+            child,
+            detail,
+            since,
+        });
     }
 }
 
@@ -256,7 +296,11 @@ impl From<&View> for DebugState {
             foreign_policies: view.foreign.0,
             foreign_sas: view.foreign.1,
             refused: view.refused.clone(),
-            peers: view.peers.iter().map(|(id, peer)| debug_peer(*id, peer)).collect(),
+            peers: view
+                .peers
+                .iter()
+                .map(|(id, peer)| debug_peer(*id, peer))
+                .collect(),
         }
     }
 }

@@ -38,7 +38,9 @@ impl Change {
         let (spec, inbound) = match action {
             EffectAction::InstallInbound(spec) => (spec, true),
             EffectAction::InstallOutbound(spec) => (spec, false),
-            EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => return Self::Remove(*name),
+            EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => {
+                return Self::Remove(*name);
+            }
         };
         let record = SaRecord {
             inbound,
@@ -67,13 +69,21 @@ struct SaKey {
 
 impl From<SaName> for SaKey {
     fn from(name: SaName) -> Self {
-        Self { destination: name.destination, spi: name.spi, source: name.source }
+        Self {
+            destination: name.destination,
+            spi: name.spi,
+            source: name.source,
+        }
     }
 }
 
 impl From<SaKey> for SaName {
     fn from(key: SaKey) -> Self {
-        Self { spi: key.spi, source: key.source, destination: key.destination }
+        Self {
+            spi: key.spi,
+            source: key.source,
+            destination: key.destination,
+        }
     }
 }
 

@@ -43,8 +43,12 @@ pub(crate) struct Setting {
 
 /// Starts the thread.
 pub(crate) fn start(setting: Setting) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("engine".to_owned()).spawn(move || runtime.block_on(live(setting)))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || runtime.block_on(live(setting)))
 }
 
 async fn live(mut setting: Setting) {
@@ -110,10 +114,12 @@ impl Setting {
         if let Some(obstacle) = report.obstacle() {
             return Err(obstacle);
         }
-        let plane = KernelDataPlane::open(report.features).await.map_err(|error| Obstacle {
-            reason: "KernelUnsupported",
-            message: error.to_string(),
-        })?;
+        let plane = KernelDataPlane::open(report.features)
+            .await
+            .map_err(|error| Obstacle {
+                reason: "KernelUnsupported",
+                message: error.to_string(),
+            })?;
         let sockets = UdpSockets::bind().map_err(|error| Obstacle {
             reason: error.reason(),
             message: error.to_string(),

@@ -125,7 +125,9 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
                 self.schedule.refusals = 0;
                 self.reconcile().await;
             }
-            EngineCommand::SetCredentials(credentials) => self.command(Command::SetCredentials(credentials.0)),
+            EngineCommand::SetCredentials(credentials) => {
+                self.command(Command::SetCredentials(credentials.0));
+            }
             EngineCommand::Rekey(request) => self.rekey(request),
         }
     }
@@ -179,8 +181,13 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
     fn rekey(&mut self, request: RekeyRequest) {
         let chosen: Vec<(PeerId, Vec<ChildId>)> = self.view.read(|view| {
             let wanted = |node: &str| request.node.as_deref().is_none_or(|name| name == node);
-            let standing = view.peers.iter().filter(|(_, peer)| peer.ike.is_some() && wanted(&peer.node));
-            standing.map(|(id, peer)| (*id, peer.children.keys().copied().collect())).collect()
+            let standing = view
+                .peers
+                .iter()
+                .filter(|(_, peer)| peer.ike.is_some() && wanted(&peer.node));
+            standing
+                .map(|(id, peer)| (*id, peer.children.keys().copied().collect()))
+                .collect()
         });
         let mut started = 0;
         for (peer, children) in chosen {
@@ -259,7 +266,13 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             self.endpoint.handle_effect(id, outcome, self.clock.now());
         }
         if !touched.is_empty() {
-            for refused in self.plane.touch_policies(&touched).await.into_iter().filter_map(Result::err) {
+            for refused in self
+                .plane
+                .touch_policies(&touched)
+                .await
+                .into_iter()
+                .filter_map(Result::err)
+            {
                 tracing::warn!(error = %refused, "flows may keep their cached route");
             }
         }
@@ -282,7 +295,11 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             } => its == reqid && (source, destination) == ends && (first || demand == Demand::Optional),
             PolicyAction::Bypass | PolicyAction::Discard => false,
         };
-        let outbound = self.actual.policies.values().filter(|p| p.key.direction == Direction::Outbound);
+        let outbound = self
+            .actual
+            .policies
+            .values()
+            .filter(|p| p.key.direction == Direction::Outbound);
         outbound.filter(stale).map(|policy| policy.key).collect()
     }
 
@@ -314,8 +331,12 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
     }
 
     fn names(&self) -> BTreeMap<PeerId, String> {
-        self.view
-            .read(|view| view.peers.iter().map(|(id, peer)| (*id, peer.node.clone())).collect())
+        self.view.read(|view| {
+            view.peers
+                .iter()
+                .map(|(id, peer)| (*id, peer.node.clone()))
+                .collect()
+        })
     }
 
     pub(super) fn count_standing(&self) {
@@ -323,9 +344,12 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         let policies = self.actual.policies.len();
         let (ike, children) = self.view.read(crate::engine::event::View::sa_counts);
         self.metrics.standing(ike, children, adopted, policies);
-        let stale = self.view.read(|view| (view.adopted, view.policies) != (adopted, policies));
+        let stale = self
+            .view
+            .read(|view| (view.adopted, view.policies) != (adopted, policies));
         if stale {
-            self.view.update(|view| (view.adopted, view.policies) = (adopted, policies));
+            self.view
+                .update(|view| (view.adopted, view.policies) = (adopted, policies));
         }
     }
 }
@@ -347,11 +371,18 @@ fn log(event: &Event, names: &BTreeMap<PeerId, String>) {
             tracing::debug!(node = node(peer), ?reason, "CHILD SA closed");
         }
         Event::IkeEstablished { peer, replaces, .. } => {
-            tracing::info!(node = node(peer), rekeyed = replaces.is_some(), "IKE SA established");
+            tracing::info!(
+                node = node(peer),
+                rekeyed = replaces.is_some(),
+                "IKE SA established"
+            );
         }
         Event::IkeClosed { peer, reason, .. } => tracing::info!(node = node(peer), ?reason, "IKE SA closed"),
         Event::Failed {
-            peer, failure, detail, ..
+            peer,
+            failure,
+            detail,
+            ..
         } => {
             tracing::warn!(node = node(peer), ?failure, detail, "negotiation failed");
         }

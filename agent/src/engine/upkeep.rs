@@ -73,11 +73,16 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         let orphans = orphans(&desired, self.adoption.sas());
         self.adoption.orphaned(&orphans, &desired.own_addresses, now);
         self.remove_due(now).await;
-        let held = self.remove_policies(&desired, &steps.remove_policies, now, &mut refused).await;
+        let held = self
+            .remove_policies(&desired, &steps.remove_policies, now, &mut refused)
+            .await;
         self.plan_retry(now, held, !refused.is_empty());
         let programmed = refused.is_empty() && !held;
-        let nodes: BTreeMap<PeerId, String> =
-            desired.peers.iter().map(|(id, peer)| (*id, peer.node.clone())).collect();
+        let nodes: BTreeMap<PeerId, String> = desired
+            .peers
+            .iter()
+            .map(|(id, peer)| (*id, peer.node.clone()))
+            .collect();
         self.view.update(|view| {
             view.peers.retain(|id, _| nodes.contains_key(id));
             for (id, node) in nodes {
@@ -140,7 +145,10 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             match self.endpoint.handle_command(upsert, self.clock.now()) {
                 Ok(()) => self.remember(desired, config),
                 Err(error) => {
-                    let node = desired.peers.get(&config.id).map_or("?", |peer| peer.node.as_str());
+                    let node = desired
+                        .peers
+                        .get(&config.id)
+                        .map_or("?", |peer| peer.node.as_str());
                     tracing::warn!(node, %error, "peer refused");
                     refused.insert(format!("peer {node}"), error.to_string());
                 }
@@ -204,9 +212,13 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         now: Instant,
         refused: &mut BTreeMap<String, String>,
     ) -> bool {
-        let patient = self.schedule.holding.is_none_or(|since| now.saturating_since(since) < HOLD);
-        let (held, free): (Vec<PolicyKey>, Vec<PolicyKey>) =
-            keys.iter().partition(|key| patient && self.waits_for_sas(desired, key));
+        let patient = self
+            .schedule
+            .holding
+            .is_none_or(|since| now.saturating_since(since) < HOLD);
+        let (held, free): (Vec<PolicyKey>, Vec<PolicyKey>) = keys
+            .iter()
+            .partition(|key| patient && self.waits_for_sas(desired, key));
         if !free.is_empty() {
             let results = self.plane.remove_policies(&free).await;
             for (key, result) in free.iter().zip(results) {
@@ -282,7 +294,13 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         if due.is_empty() {
             return;
         }
-        for error in self.plane.remove_sas(&due).await.into_iter().filter_map(Result::err) {
+        for error in self
+            .plane
+            .remove_sas(&due)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+        {
             tracing::warn!(%error, "an SA of an earlier run stays");
         }
         self.count_standing();
@@ -293,7 +311,9 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         let names: Vec<_> = self.sas.iter().map(|(name, _)| name).collect();
         let usage = self.plane.usage(&names).await;
         for (name, status) in names.into_iter().zip(usage) {
-            let Some(record) = self.sas.find(name) else { continue };
+            let Some(record) = self.sas.find(name) else {
+                continue;
+            };
             let Some(SaStatus { bytes, packets, .. }) = status else {
                 let gone = std::mem::take(&mut record.seen);
                 if gone {
@@ -306,8 +326,10 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
                 }
                 continue;
             };
-            let (more_bytes, more_packets) =
-                (bytes.saturating_sub(record.bytes), packets.saturating_sub(record.packets));
+            let (more_bytes, more_packets) = (
+                bytes.saturating_sub(record.bytes),
+                packets.saturating_sub(record.packets),
+            );
             (record.bytes, record.packets, record.seen) = (bytes, packets, true);
             let (inbound, reqid) = (record.inbound, record.reqid);
             if more_packets == 0 {
@@ -316,7 +338,10 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             if inbound {
                 self.command(Command::InboundSeen { spi: name.spi });
             }
-            let tunnel = self.desired.as_ref().and_then(|desired| desired.reqids.get(&reqid).cloned());
+            let tunnel = self
+                .desired
+                .as_ref()
+                .and_then(|desired| desired.reqids.get(&reqid).cloned());
             if let Some(tunnel) = tunnel {
                 self.metrics.traffic(&tunnel, inbound, more_bytes, more_packets);
             }
@@ -364,4 +389,3 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
 fn by_key(policies: Vec<Policy>) -> BTreeMap<PolicyKey, Policy> {
     policies.into_iter().map(|policy| (policy.key, policy)).collect()
 }
-

@@ -43,7 +43,12 @@ pub(super) fn allow(socket: BorrowedFd<'_>, ipv4: bool) -> io::Result<()> {
 
 /// From now on ESP in UDP goes to the kernel's SAs; what carries the non-ESP marker still comes to the socket.
 pub(super) fn take_esp(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, libc::IPPROTO_UDP, UDP_ENCAP, &UDP_ENCAP_ESPINUDP.to_ne_bytes())
+    set(
+        socket,
+        libc::IPPROTO_UDP,
+        UDP_ENCAP,
+        &UDP_ENCAP_ESPINUDP.to_ne_bytes(),
+    )
 }
 
 fn set(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &[u8]) -> io::Result<()> {
@@ -51,7 +56,8 @@ fn set(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &
     // SAFETY: the descriptor is open while it is borrowed; pointer and length describe `value`, which the kernel only
     // reads during the call.
     #[expect(unsafe_code, reason = "no crate has these options")]
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
     if result == 0 {
         Ok(())
     } else {

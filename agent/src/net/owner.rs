@@ -15,7 +15,9 @@ pub(super) fn describe(port: u16) -> String {
     };
     match process(*inode) {
         Some(name) => name,
-        None => format!("a process of user {uid} outside this pod (socket {inode}; on the node: `ss -lunp sport = :{port}`)"),
+        None => format!(
+            "a process of user {uid} outside this pod (socket {inode}; on the node: `ss -lunp sport = :{port}`)"
+        ),
     }
 }
 
@@ -40,7 +42,9 @@ fn process(inode: u64) -> Option<String> {
         let descriptors = fs::read_dir(folder.join("fd")).ok()?;
         descriptors
             .flatten()
-            .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str()))
+            .any(|entry| {
+                fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str())
+            })
             .then(|| fs::read_to_string(folder.join("comm")).unwrap_or_default())
     };
     for entry in fs::read_dir("/proc").ok()?.flatten() {

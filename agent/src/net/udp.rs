@@ -102,11 +102,13 @@ impl UdpSockets {
     fn try_receive(&mut self, buffer: &mut Vec<u8>) -> Option<io::Result<Path>> {
         for step in 0..self.bound.len() {
             let index = (self.turn + step) % self.bound.len();
-            let Some(bound) = self.bound.get(index) else { continue };
+            let Some(bound) = self.bound.get(index) else {
+                continue;
+            };
             let scratch = &mut self.scratch;
-            let received = bound
-                .socket
-                .try_io(Interest::READABLE, || receive(bound.socket.as_raw_fd(), bound.port, scratch));
+            let received = bound.socket.try_io(Interest::READABLE, || {
+                receive(bound.socket.as_raw_fd(), bound.port, scratch)
+            });
             match received {
                 Ok((length, path)) => {
                     self.turn = index + 1;
@@ -147,11 +149,18 @@ impl Sockets for UdpSockets {
             .bound
             .iter()
             .find(|bound| bound.port == port && bound.ipv4 == ipv4)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no socket for {}", path.local)))?;
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::AddrNotAvailable,
+                    format!("no socket for {}", path.local),
+                )
+            })?;
         let dressed = dress(port, datagram);
         bound
             .socket
-            .async_io(Interest::WRITABLE, || send(bound.socket.as_raw_fd(), path, &dressed))
+            .async_io(Interest::WRITABLE, || {
+                send(bound.socket.as_raw_fd(), path, &dressed)
+            })
             .await
     }
 }
@@ -209,7 +218,10 @@ fn no_ipv6(error: &io::Error) -> bool {
     )
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "of all control messages, two are asked for")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "of all control messages, two are asked for"
+)]
 fn receive(socket: RawFd, port: u16, buffer: &mut [u8]) -> io::Result<(usize, Path)> {
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
     let mut parts = [IoSliceMut::new(buffer)];
@@ -226,7 +238,9 @@ fn receive(socket: RawFd, port: u16, buffer: &mut [u8]) -> io::Result<(usize, Pa
             ControlMessageOwned::Ipv4PacketInfo(info) => {
                 Some(IpAddr::from(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr))))
             }
-            ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(Ipv6Addr::from(info.ipi6_addr.s6_addr))),
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                Some(IpAddr::from(Ipv6Addr::from(info.ipi6_addr.s6_addr)))
+            }
             _ => None,
         })
         .ok_or_else(|| unusable("a datagram without a destination"))?;

@@ -54,7 +54,9 @@ impl Stage<'_> {
         let (lab, progress) = (self.lab, self.progress);
         let begin = Instant::now();
         let lines = progress.step("helm install: both charts", || lab.install_product(&[]))?;
-        lines.iter().for_each(|line| progress.command(line));
+        for line in &lines {
+            progress.command(line);
+        }
         self.shown(
             "two Helm charts installed",
             format!(

@@ -13,7 +13,7 @@ use super::{FlowReport, Line, REPORT, print, stop::Stop};
 const BLOCK: usize = 4096;
 const PACE: Duration = Duration::from_millis(5);
 /// A flow that stands still this long is broken.
-const BROKEN: Duration = Duration::from_secs(60);
+const BROKEN: Duration = Duration::from_mins(1);
 /// How often a flow that stands still looks at the end.
 const LOOK: Duration = Duration::from_millis(100);
 
