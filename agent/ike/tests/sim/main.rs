@@ -154,3 +154,40 @@ fn crossing_starts_end_in_one_sa_within_five_seconds() {
         }
     }
 }
+
+/// A network that was down, and nodes that crashed and are back: the pair stands within five seconds, whoever begins
+/// and however long it took.
+#[test]
+fn what_comes_back_is_connected_within_five_seconds() {
+    let crashes: [&[usize]; 4] = [&[], &[0], &[1], &[0, 1]];
+    for (crashed, seed) in crashes
+        .into_iter()
+        .flat_map(|crashed| (0..100).map(move |seed| (crashed, seed)))
+    {
+        cheap::seed(seed);
+        let mut world = World::new(seed, both());
+        for index in 0..2_u8 {
+            let mut config = peer_config(index + 1, 2 - index, 1);
+            if index == 1 {
+                let grace = Duration::from_secs(3);
+                config.initiation = Initiation::EagerAfter { grace };
+            }
+            world.at(Duration::ZERO, usize::from(index), Act::Upsert(Box::new(config)));
+        }
+        let down = Duration::from_secs(20);
+        let away = 1 + seed * 3;
+        let back = down + Duration::from_secs(away);
+        world.at(down, 0, Act::Outage(away));
+        for node in crashed {
+            world.at(back, *node, Act::Restart { kernel_lost: true });
+        }
+        world.run(back + Duration::from_secs(5));
+        assert!(
+            world.connected(),
+            "seed {seed}, crashed {crashed:?}, away for {away} s"
+        );
+        world.run(back + Duration::from_mins(3));
+        world.check_rest(1);
+        assert_eq!(world.failure, None, "seed {seed}, crashed {crashed:?}");
+    }
+}

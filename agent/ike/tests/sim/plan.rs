@@ -44,7 +44,7 @@ pub(crate) fn build(seed: u64, providers: [&'static Provider; 2]) -> (World, usi
     };
     let mut left = children;
     let mut edited = false;
-    let kinds = if dice.percent(40) { 11 } else { 7 };
+    let kinds = if dice.percent(40) { 12 } else { 7 };
     for _ in 0..dice.below(7) {
         let when = Duration::from_millis(dice.below((FAULTS_END - 5) * 1000));
         happen(&mut world, &mut dice, when, rtt, kinds, (&mut left, &mut edited));
@@ -96,7 +96,8 @@ fn happen(
                 world.at(when + Duration::from_secs(1), 1 - node, Act::PeerBooted);
             }
         }
-        9 => {
+        9 => world.at(when, node, Act::Outage(1 + dice.below(90))),
+        10 => {
             world.at(when, node, Act::Remove);
             world.at(when + dice.millis(0, 20_000), node, Act::Return);
         }

@@ -36,7 +36,12 @@ fn key(header: &Header, by_initiator: bool) -> (u64, u64, bool) {
 impl World {
     /// The ends cannot agree for a while, whatever they do.
     pub(crate) fn forgive(&mut self) {
-        self.lenient_until = self.lenient_until.max(self.now + DISAGREEMENT);
+        self.forgive_until(self.now);
+    }
+
+    /// The same, and they can begin to agree at `end` only.
+    pub(crate) fn forgive_until(&mut self, end: Duration) {
+        self.lenient_until = self.lenient_until.max(end + DISAGREEMENT);
     }
 
     /// Requests: one at a time per IKE SA and end, and the same bytes again (invariant I3).
@@ -131,6 +136,20 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether both ends send each child through an SA that the other end has.
+    pub(crate) fn connected(&self) -> bool {
+        (0..2).all(|index| {
+            let (node, peer) = (&self.nodes[index], &self.nodes[1 - index]);
+            let current = node
+                .kernel
+                .iter()
+                .filter(|(_, sa)| !sa.inbound && sa.generation == node.generation);
+            let mut received =
+                current.map(|(name, _)| peer.kernel.get(name).is_some_and(|twin| twin.inbound));
+            received.next() == Some(true) && received.all(|stands| stands)
+        })
     }
 
     /// At rest: one IKE SA, one pair per child, nothing else, the same keys at both ends. What waits is the soft and

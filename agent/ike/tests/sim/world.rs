@@ -103,6 +103,8 @@ pub(crate) enum Act {
     },
     /// The directory tells the boot of the other node.
     PeerBooted,
+    /// No datagram arrives for so many seconds.
+    Outage(u64),
 }
 
 pub(crate) struct World {
@@ -116,6 +118,8 @@ pub(crate) struct World {
     pub(crate) tracing: bool,
     pub(crate) trace_hash: u64,
     pub(crate) bug: Bug,
+    /// Until when no datagram arrives.
+    dark_until: Duration,
     /// From when on an outbound SA without its inbound SA at the peer is a failure.
     pub(crate) lenient_until: Duration,
     pub(crate) watch: Watch,
@@ -161,6 +165,7 @@ impl World {
             tracing: false,
             trace_hash: 0,
             bug: Bug::None,
+            dark_until: Duration::ZERO,
             lenient_until: Duration::ZERO,
             watch: Watch::default(),
             failure: None,
@@ -260,6 +265,10 @@ impl World {
         if let Act::Restart { kernel_lost } = act {
             self.restart(index, *kernel_lost);
         }
+        if let Act::Outage(seconds) = act {
+            self.dark_until = self.now + Duration::from_secs(*seconds);
+            self.forgive_until(self.dark_until);
+        }
         let other = &self.nodes[1 - index];
         let (other_host, other_boot) = (other.host, other.boot);
         let node = &mut self.nodes[index];
@@ -308,7 +317,7 @@ impl World {
                 pick.and_then(|((spi, ..), _)| EspSpi::new(*spi))
                     .map(|spi| Command::Expire { spi, hard: *hard })
             }
-            Act::Restart { .. } => None,
+            Act::Restart { .. } | Act::Outage(_) => None,
         };
         let at = now(self.now);
         // The driver says what it wants whenever anything changes: the same again is nothing.
@@ -420,7 +429,7 @@ impl World {
         };
         let copies = 1 + u64::from(self.dice.percent(self.weather.duplicates));
         for _ in 0..copies {
-            if self.dice.percent(self.weather.loss) {
+            if self.dice.percent(self.weather.loss) || self.now < self.dark_until {
                 continue;
             }
             let (low, high) = self.weather.delay;
