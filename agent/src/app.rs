@@ -214,10 +214,11 @@ impl App {
         if let Some(authority) = &authority {
             self.want_certificate(&snapshot, authority);
         }
+        // First, so that a peer that starts finds them.
+        self.hand_over_credentials(&identity)?;
         if snapshot.synced && snapshot.own.is_some() {
             self.plan(&snapshot, &identity, authority.as_ref())?;
         }
-        self.hand_over_credentials(&identity)?;
         self.remember_enforced();
         self.report_readiness(&snapshot);
         let inputs = StatusInputs {
