@@ -22,7 +22,7 @@ lint:
 	$(CARGO) clippy --workspace --all-targets --test mesh --quiet -- -D warnings
 
 unit:
-	$(CARGO) test --workspace --quiet -- --quiet
+	$(CARGO) test --workspace --quiet
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
 deny:
