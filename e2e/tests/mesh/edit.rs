@@ -22,7 +22,7 @@ pub(crate) fn other_algorithms(world: &World) -> Result<String> {
     let lab = pods.lab();
     let before = Standing::now(lab)?;
     let watch = Watch::all(&pods)?;
-    let proposals = r#"{"spec": {"childSA": {"lifetime": {"time": "40m"}, "proposals": [{"encryption": "AES-GCM-16-128"}]}}}"#;
+    let proposals = r#"{"spec": {"childSA": {"lifetime": {"time": "40m"}, "proposals": [{"encryption": ["AES-GCM-16-128"]}]}}}"#;
     patch(lab, proposals)?;
     let after = eventually("every SA is a new one", REPLACED, || {
         let after = Standing::now(lab)?;

@@ -14,6 +14,7 @@ use ipsecmesh_e2e::{
     traffic::hostile,
 };
 use nix::sched::{CloneFlags, setns};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 use crate::{
     evidence::{Allowed, Watch},
@@ -22,6 +23,8 @@ use crate::{
     world::{ROLLOUT, World, ensure, wait_ready},
 };
 
+/// Retries of a pair that failed are up to half a minute apart.
+const BACK: Duration = Duration::from_mins(3);
 const METRICS: u16 = 9811;
 const DROPPED: &str = "ipsecmesh_agent_datagrams_dropped_total";
 
@@ -57,16 +60,38 @@ pub(crate) fn datagrams_change_nothing(world: &World) -> Result<String> {
     ))
 }
 
-/// Enforcing mesh; the directory pins another key for worker-3 than its certificate has, and its agent starts anew;
-/// refused by the peers, the pair and the reason are told, the others are not touched; and back.
+/// Enforcing mesh; the authority's bundle is another authority's, and worker-3's agent starts anew: to its peers its
+/// certificate is not ours, and theirs are not to it. The pair and the reason are told, nothing is in clear; and back.
 pub(crate) fn foreign_certificate(world: &World) -> Result<String> {
     let pods = world.mesh()?;
     let lab = pods.lab();
-    let others = Watch::among(&pods, &[0, 1])?;
-    // As if worker-3 had made itself another key: the operator's writes to the directory are held up meanwhile.
-    let verbs = |verbs: &str| {
-        let patch = format!(r#"[{{"op": "replace", "path": "/rules/3/verbs", "value": {verbs}}}]"#);
-        lab.kubectl().run(&[
+    let watch = Watch::all(&pods)?;
+    // The operator would put the bundle right at once; its writes are held up meanwhile.
+    may_write(lab, r#"["ipsectunnels/status"]"#)?;
+    let bundle = lab
+        .kubectl()
+        .value(&["ipsecauthority", "default"], "{.status.bundle}")?;
+    let told = foreign_root()
+        .and_then(|root| replace(lab, &root))
+        .and_then(|()| refused(lab));
+    replace(lab, &bundle)?;
+    may_write(lab, r#"["ipsectunnels/status", "ipsecauthorities/status"]"#)?;
+    let begin = Instant::now();
+    wait_ready(lab, BACK)?;
+    Standing::settled(lab, BACK)?;
+    let back = begin.elapsed();
+    let evidence = watch.finish(&Allowed::default())?;
+    Ok(format!(
+        "{}; back after {:.1} s; {evidence}",
+        told?,
+        back.as_secs_f64()
+    ))
+}
+
+fn may_write(lab: &Lab, resources: &str) -> Result<()> {
+    let patch = format!(r#"[{{"op": "replace", "path": "/rules/1/resources", "value": {resources}}}]"#);
+    lab.kubectl()
+        .run(&[
             "patch",
             "clusterrole",
             "ipsecmesh-operator",
@@ -74,42 +99,40 @@ pub(crate) fn foreign_certificate(world: &World) -> Result<String> {
             "-p",
             &patch,
         ])
-    };
-    verbs(r#"["get", "list", "watch"]"#)?;
-    let told = refuse(lab);
-    verbs(r#"["get", "list", "watch", "create", "patch", "update", "delete"]"#)?;
-    let begin = Instant::now();
-    wait_ready(lab, Duration::from_mins(3))?;
-    Standing::settled(lab, ROLLOUT)?;
-    let back = begin.elapsed();
-    let evidence = others.finish(&Allowed {
-        counters: &["XfrmOutNoStates", "XfrmInNoStates"],
-        ..Allowed::default()
-    })?;
-    Ok(format!(
-        "{}; back after {:.1} s; the others: {evidence}",
-        told?,
-        back.as_secs_f64()
-    ))
+        .map(drop)
 }
 
-fn refuse(lab: &Lab) -> Result<String> {
-    let keys = lab.kubectl().value(&["ipsecpeer", "worker-3"], "{.spec.keys}")?;
-    let mut keys: Vec<String> =
-        serde_json::from_str(&keys).map_err(|error| Error::observed(format!("keys {keys}: {error}")))?;
-    for key in &mut keys {
-        *key = key.chars().rev().take(8).chain(key.chars().skip(8)).collect();
-    }
-    let patch = serde_json::json!({"spec": {"keys": keys}}).to_string();
-    lab.kubectl()
-        .run(&["patch", "ipsecpeer", "worker-3", "--type=merge", "-p", &patch])?;
+fn foreign_root() -> Result<String> {
+    let failed = |error: rcgen::Error| Error::observed(format!("foreign root: {error}"));
+    let mut params = CertificateParams::new(Vec::<String>::new()).map_err(failed)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().map_err(failed)?;
+    Ok(params.self_signed(&key).map_err(failed)?.pem())
+}
+
+fn replace(lab: &Lab, bundle: &str) -> Result<()> {
+    let patch = serde_json::json!({"status": {"bundle": bundle}}).to_string();
+    let words = [
+        "patch",
+        "ipsecauthority",
+        "default",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    lab.kubectl().run(&words).map(drop)
+}
+
+fn refused(lab: &Lab) -> Result<String> {
     kill_agent(lab, "worker-3")?;
     let begin = Instant::now();
     let ready = "{.status.conditions[?(@.type==\"Ready\")]";
     let template = format!("{ready}.status}} {ready}.reason}} {ready}.message}}");
     let said = eventually("the tunnel names the pair and the reason", ROLLOUT, || {
         let said = lab.kubectl().value(&["ipsectunnel", "cluster-mesh"], &template)?;
-        let named = said.starts_with("False AuthenticationFailed") && said.contains("worker-3");
+        let named =
+            said.starts_with("False ") && said.contains("AuthenticationFailed") && said.contains("worker-3");
         ensure(named, || said.clone())?;
         Ok(said)
     })?;
