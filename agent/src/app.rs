@@ -9,7 +9,7 @@ use kube::{Api, Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::args::{CryptoProvider, RunArgs};
+use crate::args::{CONTROL_SOCKET, CryptoProvider, RunArgs};
 use crate::clock::wall;
 use crate::desired::{Departed, Desired, Inputs, desired};
 use crate::engine::command::{CredentialsCommand, EngineCommand};
@@ -482,13 +482,14 @@ async fn serve(
     let public = server::listen(args.metrics_listen, "--metrics-listen")
         .await
         .map_err(AppError::Other)?;
+    let control = server::listen_control(&args.run_dir.join(CONTROL_SOCKET)).map_err(AppError::Other)?;
     let shared = Shared {
         view: view.clone(),
         commands: commands.clone(),
-        readiness: readiness.clone(),
     };
     Ok(vec![
-        Task::spawn("health server", server::serve_local(local, shared)),
+        Task::spawn("health server", server::serve_health(local, readiness.clone())),
+        Task::spawn("control server", server::serve_control(control, shared)),
         Task::spawn("metrics server", server::serve_metrics(public, metrics.clone())),
     ])
 }

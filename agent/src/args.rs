@@ -41,7 +41,7 @@ pub(crate) struct RunArgs {
     /// Folder that does not survive a reboot. Made with mode 0700.
     #[arg(long, default_value = "/run/ipsecmesh")]
     pub(crate) run_dir: PathBuf,
-    /// Where /healthz, /readyz and /debug are served: an address of this host only.
+    /// Where /healthz and /readyz are served: an address of this host only.
     #[arg(long, default_value = "127.0.0.1:9810")]
     pub(crate) health_listen: SocketAddr,
     /// Where /metrics is served.
@@ -82,10 +82,13 @@ pub(crate) struct RekeyArgs {
 /// Where the running agent is asked.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LocalArgs {
-    /// Address of the running agent's health listener.
-    #[arg(long, default_value = "127.0.0.1:9810")]
-    pub(crate) health_listen: SocketAddr,
+    /// Folder of the running agent's control socket, as `run` was told it.
+    #[arg(long, default_value = "/run/ipsecmesh")]
+    pub(crate) run_dir: PathBuf,
 }
+
+/// Name of the control socket in the folder that does not survive a reboot.
+pub(crate) const CONTROL_SOCKET: &str = "agent.sock";
 
 /// How the log looks.
 #[derive(Clone, Copy, Debug, Default, Args)]

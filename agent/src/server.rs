@@ -1,6 +1,8 @@
-//! The agent's HTTP: health, readiness and control on the node's loopback, metrics on their own port.
+//! The agent's HTTP: health and readiness on the node's loopback, metrics on their own port, and control on a socket that
+//! only root on the node can open.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -8,7 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::command::{EngineCommand, RekeyRequest};
@@ -23,11 +25,9 @@ pub(crate) struct Shared {
     pub(crate) view: SharedView,
     /// Where rekeys are asked for.
     pub(crate) commands: mpsc::Sender<EngineCommand>,
-    /// Whether every desired policy stands.
-    pub(crate) readiness: Readiness,
 }
 
-/// What `POST /debug/rekey` takes.
+/// What `POST /rekey` takes.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RekeyQuery {
     /// Only with this node.
@@ -37,7 +37,7 @@ pub(crate) struct RekeyQuery {
     pub(crate) ike: bool,
 }
 
-/// What `POST /debug/rekey` answers.
+/// What `POST /rekey` answers.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RekeyAnswer {
     /// How many rekeys were started.
@@ -50,17 +50,34 @@ pub(crate) async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListene
     TcpListener::bind(address).await.map_err(failed)
 }
 
-/// Serves health and control. Control is for root on this node: whoever reaches the node's loopback can already stop
-/// the agent, and nothing here weakens what is enforced.
-pub(crate) async fn serve_local(listener: TcpListener, shared: Shared) {
+/// Opens the control socket; one that an earlier run left is replaced. Its folder has mode 0700.
+pub(crate) fn listen_control(path: &Path) -> Result<UnixListener, String> {
+    let failed = |error| format!("cannot listen on {}: {error}", path.display());
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+        Ok(()) | Err(_) => UnixListener::bind(path).map_err(failed),
+    }
+}
+
+/// Serves health: whoever reaches the node's loopback learns whether the agent does its part, and no more.
+pub(crate) async fn serve_health(listener: TcpListener, readiness: Readiness) {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/debug/state", get(state))
-        .route("/debug/rekey", post(rekey))
-        .with_state(shared);
+        .with_state(readiness);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the health server ended");
+    }
+}
+
+/// Serves control.
+pub(crate) async fn serve_control(listener: UnixListener, shared: Shared) {
+    let router = Router::new()
+        .route("/state", get(state))
+        .route("/rekey", post(rekey))
+        .with_state(shared);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the control server ended");
     }
 }
 
@@ -72,8 +89,8 @@ pub(crate) async fn serve_metrics(listener: TcpListener, metrics: Metrics) {
     }
 }
 
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    match shared.readiness.why_not() {
+async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
+    match readiness.why_not() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }

@@ -1,14 +1,14 @@
 //! `status` and `rekey`: questions to the agent that runs on this node.
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::args::{LocalArgs, RekeyArgs};
+use crate::args::{CONTROL_SOCKET, LocalArgs, RekeyArgs};
 use crate::server::RekeyAnswer;
 
 /// The agent answers at once or not at all.
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Prints the agent's state as JSON.
 pub(crate) async fn status(args: &LocalArgs) -> Result<(), String> {
-    let text = ask(args.health_listen, "GET", "/debug/state").await?;
+    let text = ask(&args.run_dir, "GET", "/state").await?;
     let state: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
     let pretty = serde_json::to_string_pretty(&state).map_err(|e| e.to_string())?;
@@ -30,8 +30,8 @@ pub(crate) async fn rekey(args: &RekeyArgs) -> Result<(), String> {
         .as_ref()
         .map(|peer| format!("&peer={peer}"))
         .unwrap_or_default();
-    let path = format!("/debug/rekey?ike={}{peer}", args.ike);
-    let text = ask(args.local.health_listen, "POST", &path).await?;
+    let path = format!("/rekey?ike={}{peer}", args.ike);
+    let text = ask(&args.local.run_dir, "POST", &path).await?;
     let answer: RekeyAnswer =
         serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
     let kind = if args.ike { "IKE" } else { "CHILD" };
@@ -45,11 +45,12 @@ pub(crate) async fn rekey(args: &RekeyArgs) -> Result<(), String> {
 }
 
 /// One request over HTTP/1.0: the server closes after the answer. A whole HTTP client would be the largest part of the
-/// binary for two questions to the loopback.
-async fn ask(address: SocketAddr, method: &str, path: &str) -> Result<String, String> {
+/// binary for two questions to a socket of this host.
+async fn ask(folder: &Path, method: &str, path: &str) -> Result<String, String> {
+    let socket = folder.join(CONTROL_SOCKET);
     let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
-        let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
+        let mut stream = UnixStream::connect(&socket).await?;
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: agent\r\nContent-Length: 0\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -57,8 +58,13 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> Result<String, St
     };
     let answer = timeout(PATIENCE, exchange)
         .await
-        .map_err(|_| format!("the agent at {address} does not answer"))?
-        .map_err(|error| format!("no agent answers at {address}: {error}; does it run on this node?"))?;
+        .map_err(|_| format!("the agent at {} does not answer", socket.display()))?
+        .map_err(|error| {
+            format!(
+                "no agent answers at {}: {error}; does it run on this node, and are you root?",
+                socket.display()
+            )
+        })?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("not an HTTP answer")?;
     let line = head.lines().next().unwrap_or_default();
     if line.split_whitespace().nth(1) == Some("200") {
