@@ -136,3 +136,6 @@ pub(crate) fn has_sa<'a>(policy: &Policy, mut sas: impl Iterator<Item = (&'a SaN
         PolicyAction::Bypass | PolicyAction::Discard => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -314,3 +314,6 @@ impl<'a> TunnelView<'a> {
         transition_hash(nodes.chain(entries))
     }
 }
+
+#[cfg(test)]
+mod tests;

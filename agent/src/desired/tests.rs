@@ -1,0 +1,256 @@
+//! Tables: phases, overrides, latches, ranks and sides, as policies and peers.
+
+use std::time::Duration;
+
+use ipsecmesh_dataplane::{Demand, Direction, PolicyAction};
+use ipsecmesh_ike::{
+    ChildProposal, Encapsulation, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness, LivenessAction,
+    Mode, Prf,
+};
+
+use super::*;
+use crate::model::Membership;
+
+const VXLAN: Overlay = Overlay {
+    protocol: 17,
+    port: Some(8472),
+};
+
+fn tunnel(name: &str, phase: Option<Phase>) -> Tunnel {
+    Tunnel {
+        name: name.to_owned(),
+        uid: format!("uid-of-{name}"),
+        order: 0,
+        policy_rank: 3600,
+        suspended: false,
+        rollout: phase.map(|phase| Rollout { generation: 1, phase }),
+        overlay: vec![OverlayEntry {
+            overlay: VXLAN,
+            phase: None,
+        }],
+        block: true,
+        mode: Mode::Transport,
+        start: Start::Auto,
+        encapsulation: Encapsulation::Auto,
+        ike_proposals: vec![IkeProposal {
+            encryption: vec![Encryption::AesGcm16Key256],
+            prf: vec![Prf::HmacSha384],
+            key_exchange: vec![KeyExchange::X25519],
+        }],
+        ike_lifetime: Duration::from_hours(24),
+        liveness: Liveness {
+            interval: Duration::from_secs(30),
+            action: LivenessAction::Restart,
+        },
+        child_proposals: vec![ChildProposal {
+            encryption: vec![Encryption::AesGcm16Key256],
+            key_exchange: vec![KeyExchange::X25519],
+        }],
+        lifetime: Lifetime {
+            time: Duration::from_hours(1),
+            bytes: None,
+            packets: None,
+        },
+        rekey_margin_percent: 10,
+        esn: true,
+        replay_window: 4096,
+    }
+}
+
+fn member(tunnel: &str, phase: Option<Phase>) -> Membership {
+    Membership {
+        tunnel: tunnel.to_owned(),
+        local: true,
+        remote: true,
+        phase,
+    }
+}
+
+fn peer(number: u8, memberships: &[Membership]) -> Peer {
+    Peer {
+        node: format!("node-{number}"),
+        uid: format!("uid-{number}"),
+        boot: None,
+        identity: format!("node-{number}.node.ipsecmesh.local"),
+        addresses: vec![IpAddr::from([10, 0, 0, number])],
+        keys: BTreeSet::from(["sha256:00".to_owned()]),
+        memberships: memberships.to_vec(),
+    }
+}
+
+/// The desired state of node 1.
+fn compute(tunnels: &[Tunnel], peers: &[Peer], latched: &[&str]) -> Desired {
+    let latch = Latch {
+        enforced: latched.iter().map(|name| format!("uid-of-{name}")).collect(),
+    };
+    let memberships: Vec<Membership> = tunnels.iter().map(|tunnel| member(&tunnel.name, None)).collect();
+    desired(&Inputs {
+        tunnels,
+        peers,
+        departed: &[],
+        own: &peer(1, &memberships),
+        latch: &latch,
+        last_overlays: &BTreeMap::new(),
+        own_ready: true,
+    })
+}
+
+/// The demands of the overlay's policies: (inbound, outbound).
+fn demands(state: &Desired) -> (Option<Demand>, Option<Demand>) {
+    let of = |direction| {
+        state.policies.values().find_map(|policy| match policy.action {
+            PolicyAction::Protect { demand, .. } if policy.key.direction == direction => Some(demand),
+            PolicyAction::Protect { .. } | PolicyAction::Bypass | PolicyAction::Discard => None,
+        })
+    };
+    (of(Direction::Inbound), of(Direction::Outbound))
+}
+
+const USE: Option<Demand> = Some(Demand::Optional);
+const MUST: Option<Demand> = Some(Demand::Required);
+
+#[test]
+fn each_phase_has_its_policies() {
+    for (phase, expected) in [
+        (Phase::Permissive, (USE, USE)),
+        (Phase::Encrypting, (USE, MUST)),
+        (Phase::Enforcing, (MUST, MUST)),
+        (Phase::Draining, (USE, MUST)),
+        (Phase::Releasing, (USE, None)),
+        (Phase::Removing, (None, None)),
+    ] {
+        let state = compute(&[tunnel("a", Some(phase))], &[peer(2, &[member("a", None)])], &[]);
+        assert_eq!(demands(&state), expected, "{phase}");
+        let wants_sas = phase != Phase::Removing;
+        assert_eq!(state.peers.len(), usize::from(wants_sas), "{phase}");
+        let errors = state
+            .policies
+            .values()
+            .filter(|p| p.action == PolicyAction::Discard)
+            .count();
+        assert_eq!(errors, usize::from(expected.1 == MUST), "ICMP errors in {phase}");
+    }
+}
+
+#[test]
+fn overrides_weaken_and_are_echoed() {
+    let enforcing = tunnel("a", Some(Phase::Enforcing));
+    let plain = compute(
+        std::slice::from_ref(&enforcing),
+        &[peer(2, &[member("a", None)])],
+        &[],
+    );
+    assert_eq!(plain.tunnels[0].transition, None);
+    let joining = [peer(2, &[member("a", Some(Phase::Encrypting))])];
+    let state = compute(std::slice::from_ref(&enforcing), &joining, &[]);
+    assert_eq!(demands(&state), (USE, MUST));
+    assert!(state.tunnels[0].transition.is_some());
+    let mut port = enforcing;
+    port.overlay[0].phase = Some(Phase::Permissive);
+    assert_eq!(
+        demands(&compute(&[port], &[peer(2, &[member("a", None)])], &[])),
+        (USE, USE)
+    );
+}
+
+#[test]
+fn a_latch_holds_what_a_lost_status_would_open() {
+    let peers = [peer(2, &[member("a", None)])];
+    for phase in [None, Some(Phase::Permissive), Some(Phase::Encrypting)] {
+        let held = compute(&[tunnel("a", phase)], &peers, &["a"]);
+        assert_eq!(demands(&held), (MUST, MUST), "{phase:?}");
+    }
+    let open = Tunnel {
+        block: false,
+        ..tunnel("a", Some(Phase::Permissive))
+    };
+    assert_eq!(demands(&compute(&[open], &peers, &["a"])), (USE, USE));
+    assert_eq!(
+        demands(&compute(&[tunnel("a", Some(Phase::Releasing))], &peers, &["a"])),
+        (USE, None)
+    );
+    assert!(compute(&[tunnel("a", None)], &peers, &[]).policies.is_empty());
+}
+
+#[test]
+fn of_two_tunnels_with_one_selector_the_first_has_it() {
+    let tunnels = [
+        tunnel("first", Some(Phase::Enforcing)),
+        tunnel("second", Some(Phase::Permissive)),
+    ];
+    let peers = [peer(2, &[member("first", None), member("second", None)])];
+    let state = compute(&tunnels, &peers, &[]);
+    assert_eq!(demands(&state), (MUST, MUST));
+    assert_eq!(
+        state
+            .peers
+            .values()
+            .map(|peer| peer.config.children.len())
+            .sum::<usize>(),
+        1
+    );
+    assert!(state.tunnels[1].overridden_by.contains("first"));
+    assert!(state.tunnels[0].overridden_by.is_empty());
+}
+
+#[test]
+fn only_different_sides_make_a_pair() {
+    let side = |local, remote| Membership {
+        local,
+        remote,
+        ..member("a", None)
+    };
+    for (own, other, pair) in [
+        (side(true, false), side(false, true), true),
+        (side(false, true), side(true, false), true),
+        (side(true, false), side(true, false), false),
+        (side(true, true), side(true, false), true),
+    ] {
+        let state = desired(&Inputs {
+            tunnels: &[tunnel("a", Some(Phase::Enforcing))],
+            peers: &[peer(2, std::slice::from_ref(&other))],
+            departed: &[],
+            own: &peer(1, std::slice::from_ref(&own)),
+            latch: &Latch::default(),
+            last_overlays: &BTreeMap::new(),
+            own_ready: true,
+        });
+        assert_eq!(state.peers.len(), usize::from(pair), "{own:?} {other:?}");
+    }
+}
+
+#[test]
+fn a_node_that_left_stays_blocked_and_has_no_sas() {
+    let gone = Departed {
+        peer: peer(2, &[member("a", None)]),
+        moved: false,
+        until: u64::MAX,
+    };
+    for (phase, blocked) in [(Phase::Enforcing, true), (Phase::Permissive, false)] {
+        let state = desired(&Inputs {
+            tunnels: &[tunnel("a", Some(phase))],
+            peers: &[],
+            departed: std::slice::from_ref(&gone),
+            own: &peer(1, &[member("a", None)]),
+            latch: &Latch::default(),
+            last_overlays: &BTreeMap::new(),
+            own_ready: true,
+        });
+        assert!(state.peers.is_empty());
+        assert_eq!(!state.policies.is_empty(), blocked, "{phase}");
+        assert!(state.tunnels[0].members.is_empty(), "nobody waits for it");
+    }
+}
+
+#[test]
+fn a_peer_without_a_published_key_is_not_started_yet() {
+    let mut unknown = peer(2, &[member("a", None)]);
+    unknown.keys.clear();
+    let state = compute(&[tunnel("a", Some(Phase::Permissive))], &[unknown], &[]);
+    assert!(state.peers.values().all(|peer| !peer.startable));
+    assert_eq!(
+        state.tunnels[0].members.len(),
+        1,
+        "it counts, so that the rollout waits"
+    );
+}
