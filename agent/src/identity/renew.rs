@@ -8,6 +8,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::Api;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
+use tokio::sync::watch::error::RecvError;
 
 use crate::clock::wall;
 use crate::identity::csr::{self, CsrError};
@@ -42,6 +43,17 @@ pub(crate) struct Wanted {
     pub(crate) pinned: BTreeSet<String>,
     /// The authority's trust anchors.
     pub(crate) trust: Arc<TrustBundle>,
+}
+
+impl Wanted {
+    /// Whether the same is wanted, whichever keys the directory holds.
+    fn is_but_for_keys(&self, other: &Self) -> bool {
+        let pinned = other.pinned.clone();
+        Self {
+            pinned,
+            ..self.clone()
+        } == *other
+    }
 }
 
 /// Where the node stands with its certificate.
@@ -146,6 +158,7 @@ impl Renewal {
                 continue;
             };
             let current = self.state.borrow().certificate.clone();
+            let mut failed = None;
             let sleep = match plan(current.as_deref(), &wanted, wall().as_secs()) {
                 Plan::KeepUntil(at) => {
                     pause = FIRST_RETRY;
@@ -156,15 +169,36 @@ impl Renewal {
                     Ok(()) => continue,
                     Err(error) => {
                         self.report(&error);
+                        failed = Some(&wanted);
                         let now = pause;
                         pause = (pause * 2).min(SLOWEST_RETRY);
                         now
                     }
                 },
             };
+            if self.wait(sleep, failed).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the time, or until something else is wanted. After a failure the pinned keys are nothing else: each
+    /// certificate that is issued changes them, and one that was of no use must not ask for the next one at once.
+    async fn wait(&mut self, time: Duration, failed: Option<&Wanted>) -> Result<(), RecvError> {
+        let time = tokio::time::sleep(time);
+        tokio::pin!(time);
+        loop {
             tokio::select! {
-                () = tokio::time::sleep(sleep) => {}
-                changed = self.wanted.changed() => if changed.is_err() { return },
+                () = &mut time => return Ok(()),
+                changed = self.wanted.changed() => changed?,
+            }
+            let present = self.wanted.borrow_and_update();
+            if failed.is_none_or(|failed| {
+                !present
+                    .as_ref()
+                    .is_some_and(|present| present.is_but_for_keys(failed))
+            }) {
+                return Ok(());
             }
         }
     }

@@ -129,3 +129,21 @@ fn renewals_of_a_mesh_are_spread() {
     assert!(draws.iter().all(|draw| draw.abs() <= spread), "{draws:?}");
     assert_eq!(jitter(&[7], LIFETIME), jitter(&[7], LIFETIME));
 }
+
+/// A certificate that is of no use changes the pinned keys, and must not ask for the next one at once by that.
+#[test]
+fn after_a_failure_pinned_keys_are_no_news() {
+    let authority = Authority::new();
+    let current = authority.node(Request::default());
+    let before = wanted(&authority, &current);
+    let pinned = Wanted {
+        pinned: BTreeSet::new(),
+        ..before.clone()
+    };
+    assert!(pinned.is_but_for_keys(&before));
+    let other = Wanted {
+        trust: Arc::new(Authority::new().bundle()),
+        ..pinned
+    };
+    assert!(!other.is_but_for_keys(&before));
+}
