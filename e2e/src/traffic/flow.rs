@@ -25,33 +25,52 @@ pub fn run(to: SocketAddrV4, marker: &str) -> io::Result<()> {
     flow.set_read_timeout(Some(LOOK))?;
     flow.set_write_timeout(Some(BROKEN))?;
     let block: Vec<u8> = marker.bytes().chain([b'\n']).cycle().take(BLOCK).collect();
-    let mut report = FlowReport::default();
-    let mut printed = Instant::now();
-    while !stop.due() {
-        let begin = Instant::now();
-        if let Err(error) = turn(&mut flow, &block, &stop) {
-            report.broken = Some(error.to_string());
+    let mut books = Books::default();
+    while !stop.due() && !books.unread {
+        if let Err(error) = turn(&mut flow, &block, &stop, &mut books) {
+            books.report.broken = Some(error.to_string());
             break;
-        }
-        report.bytes += u64::try_from(BLOCK).unwrap_or_default();
-        let stall = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        report.longest_stall_ms = report.longest_stall_ms.max(stall);
-        if printed.elapsed() >= REPORT {
-            printed = Instant::now();
-            if !print(&Line::Flow(report.clone())) {
-                return Ok(());
-            }
         }
         thread::sleep(PACE);
     }
-    print(&Line::Flow(report));
+    print(&Line::Flow(books.report));
     Ok(())
 }
 
+/// What is reported, and when it was reported last.
+struct Books {
+    report: FlowReport,
+    printed: Instant,
+    /// Nobody reads any more.
+    unread: bool,
+}
+
+impl Default for Books {
+    fn default() -> Self {
+        Self {
+            report: FlowReport::default(),
+            printed: Instant::now(),
+            unread: false,
+        }
+    }
+}
+
+impl Books {
+    /// Notes how long the flow has been standing still, and reports when it is time: a stall that lasts is told too.
+    fn note(&mut self, since: Instant) {
+        let stall = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.report.longest_stall_ms = self.report.longest_stall_ms.max(stall);
+        if self.printed.elapsed() >= REPORT {
+            self.printed = Instant::now();
+            self.unread = !print(&Line::Flow(self.report.clone()));
+        }
+    }
+}
+
 /// Sends a block and waits for all of it to come back.
-fn turn(flow: &mut TcpStream, block: &[u8], stop: &Stop) -> io::Result<()> {
-    flow.write_all(block)?;
+fn turn(flow: &mut TcpStream, block: &[u8], stop: &Stop, books: &mut Books) -> io::Result<()> {
     let begin = Instant::now();
+    flow.write_all(block)?;
     let mut back = vec![0; block.len()];
     let mut filled = 0;
     while filled < back.len() {
@@ -59,7 +78,8 @@ fn turn(flow: &mut TcpStream, block: &[u8], stop: &Stop) -> io::Result<()> {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => filled += length,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                if stop.due() {
+                books.note(begin);
+                if stop.due() || books.unread {
                     return Ok(());
                 }
                 if begin.elapsed() >= BROKEN {
@@ -72,9 +92,10 @@ fn turn(flow: &mut TcpStream, block: &[u8], stop: &Stop) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    if back == block {
-        Ok(())
-    } else {
-        Err(io::Error::other("what came back is not what was sent"))
+    if back != block {
+        return Err(io::Error::other("what came back is not what was sent"));
     }
+    books.report.bytes += u64::try_from(block.len()).unwrap_or_default();
+    books.note(begin);
+    Ok(())
 }

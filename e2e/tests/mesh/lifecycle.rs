@@ -10,6 +10,8 @@ use ipsecmesh_e2e::{
     },
 };
 
+use serde_json::Value;
+
 use crate::{
     evidence::{Allowed, Watch, now},
     standing::Standing,
@@ -92,16 +94,7 @@ pub(crate) fn uninstall_and_reinstall(world: &World) -> Result<String> {
 /// Definitions of an older release; `helm upgrade`; refused with what to do; the definitions' chart repairs it.
 pub(crate) fn chart_refuses_old_definitions(world: &World) -> Result<String> {
     let lab = world.product()?;
-    let field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/memberships/items/properties/phase";
-    let patch = format!(r#"[{{"op": "remove", "path": "{field}"}}]"#);
-    lab.kubectl().run(&[
-        "patch",
-        "crd",
-        "ipsecpeers.ipsecmesh.io",
-        "--type=json",
-        "-p",
-        &patch,
-    ])?;
+    older_definition(&lab)?;
     let said = refusal(lab.helm_chart("upgrade", &[]), "an upgrade with old definitions");
     lab.install_definitions()?;
     let said = said?;
@@ -115,6 +108,42 @@ pub(crate) fn chart_refuses_old_definitions(world: &World) -> Result<String> {
         format!("memberships[].phase is {repaired:?} after the upgrade of the definitions")
     })?;
     Ok("names the old definition and the chart to upgrade".into())
+}
+
+/// The definition of peers as a release before `memberships[].phase` had it, applied by whoever applied it last: a chart.
+fn older_definition(lab: &Lab) -> Result<()> {
+    let words = ["crd", "ipsecpeers.ipsecmesh.io", "--show-managed-fields"];
+    let mut definition: Value = lab.kubectl().object(&words)?;
+    let managers = definition["metadata"]["managedFields"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let applied = managers.iter().find(|entry| entry["operation"] == "Apply");
+    let manager = applied
+        .and_then(|entry| entry["manager"].as_str())
+        .unwrap_or("helm")
+        .to_owned();
+    let kept = ["name", "labels", "annotations"];
+    if let Some(metadata) = definition["metadata"].as_object_mut() {
+        metadata.retain(|field, _| kept.contains(&field.as_str()));
+    }
+    if let Some(object) = definition.as_object_mut() {
+        object.remove("status");
+    }
+    let memberships =
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/memberships/items/properties";
+    let removed = definition
+        .pointer_mut(memberships)
+        .and_then(Value::as_object_mut)
+        .and_then(|fields| fields.remove("phase"));
+    ensure(removed.is_some(), || {
+        "memberships[].phase is not in the definition".into()
+    })?;
+    let manager = format!("--field-manager={manager}");
+    let words = ["apply", "--server-side", "--force-conflicts", &manager];
+    lab.kubectl()
+        .with_manifest(&words, &definition.to_string())
+        .map(drop)
 }
 
 /// Waits until both workloads run what the chart says.
