@@ -193,7 +193,9 @@ impl<'a> Look<'a> {
         if findings.accepted.is_none() && peer_counts(&sides).values().all(|count| *count == 0) {
             let message = match sides.len() {
                 0 => "spec.local.nodeSelector and spec.remote.nodes.nodeSelector match no Linux node; compare them with: kubectl get nodes --show-labels".to_owned(),
-                count => format!("the selectors match {count} node(s) but no pair of two different nodes, one of each side"),
+                count => format!(
+                    "spec.local.nodeSelector and spec.remote.nodes.nodeSelector match {count} node(s), but no pair with one node of each side; compare them with: kubectl get nodes --show-labels"
+                ),
             };
             findings.programmed = Some(Problem::new("NoNodesSelected", message));
         }
