@@ -14,7 +14,7 @@ use ipsecmesh_ike::{EffectAction, EspSpi, SaName};
 
 pub use ipsecmesh_xfrm::SaFeatures;
 pub use kernel::KernelDataPlane;
-pub use memory::{MemoryDataPlane, MemoryHandle};
+pub use memory::{MemoryDataPlane, MemoryHandle, Write};
 pub use spec::*;
 
 /// A way to carry ESP. All methods are idempotent; a failure of one item of a batch does not undo the others.

@@ -66,6 +66,21 @@ impl MemoryDataPlane {
 }
 
 impl MemoryHandle {
+    /// The same data plane once more, as a restarted agent opens it.
+    pub fn reopen(&self) -> MemoryDataPlane {
+        MemoryDataPlane { handle: self.clone() }
+    }
+
+    /// Somebody else removes an SA of ours.
+    pub fn lose_sa(&self, name: SaName) {
+        self.state().sas.remove(&(name.destination, name.spi));
+    }
+
+    /// Somebody else removes a policy of ours.
+    pub fn lose_policy(&self, key: PolicyKey) {
+        self.state().policies.remove(&key);
+    }
+
     /// Everything that was written so far, in order.
     pub fn writes(&self) -> Vec<Write> {
         self.state().writes.clone()

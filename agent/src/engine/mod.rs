@@ -25,3 +25,6 @@ pub(crate) trait Sockets: Send {
     /// Sends one datagram; the non-ESP marker is added where the local port wants it.
     fn send(&mut self, path: &Path, datagram: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
 }
+
+#[cfg(test)]
+mod tests;
