@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 
 const REQID: u32 = 0x1950_0042;
 /// Longer than every grace of the engine.
-const AT_REST: Duration = Duration::from_secs(60);
+const AT_REST: Duration = Duration::from_mins(1);
 
 type Datagram = (Path, Vec<u8>);
 
