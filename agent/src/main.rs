@@ -6,6 +6,8 @@ mod clock;
 mod commands;
 mod desired;
 mod engine;
+#[cfg(test)]
+mod fixture;
 mod identity;
 mod metrics;
 mod model;

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use ipsecmesh_dataplane::{Demand, Direction, PolicyAction};
-use ipsecmesh_ike::{
-    ChildProposal, Encapsulation, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness, LivenessAction,
-    Mode, Prf,
-};
+use ipsecmesh_ike::{Encapsulation, Mode};
 
 use super::*;
+use crate::fixture;
 use crate::model::Membership;
 
 const VXLAN: Overlay = Overlay {
@@ -32,25 +30,11 @@ fn tunnel(name: &str, phase: Option<Phase>) -> Tunnel {
         mode: Mode::Transport,
         start: Start::Auto,
         encapsulation: Encapsulation::Auto,
-        ike_proposals: vec![IkeProposal {
-            encryption: vec![Encryption::AesGcm16Key256],
-            prf: vec![Prf::HmacSha384],
-            key_exchange: vec![KeyExchange::X25519],
-        }],
+        ike_proposals: fixture::ike_proposals(),
         ike_lifetime: Duration::from_hours(24),
-        liveness: Liveness {
-            interval: Duration::from_secs(30),
-            action: LivenessAction::Restart,
-        },
-        child_proposals: vec![ChildProposal {
-            encryption: vec![Encryption::AesGcm16Key256],
-            key_exchange: vec![KeyExchange::X25519],
-        }],
-        lifetime: Lifetime {
-            time: Duration::from_hours(1),
-            bytes: None,
-            packets: None,
-        },
+        liveness: fixture::liveness(),
+        child_proposals: fixture::child_proposals(),
+        lifetime: fixture::lifetime(Duration::from_hours(1)),
         rekey_margin_percent: 10,
         esn: true,
         replay_window: 4096,

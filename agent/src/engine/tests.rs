@@ -10,9 +10,8 @@ use ipsecmesh_dataplane::{
     Write,
 };
 use ipsecmesh_ike::{
-    BootId, ChildConfig, ChildId, ChildProposal, Encapsulation, Encryption, Endpoint, EndpointConfig,
-    Identity, IkeProposal, Initiation, KeyExchange, Lifetime, Limits, Liveness, LivenessAction, Mode,
-    PeerAuth, PeerConfig, PeerId, Prf, Retransmit, TrafficSelector,
+    BootId, ChildConfig, ChildId, Encapsulation, Endpoint, EndpointConfig, Identity, Initiation, Limits,
+    Mode, PeerAuth, PeerConfig, PeerId, Retransmit, TrafficSelector,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -25,6 +24,7 @@ use crate::desired::{Desired, DesiredPeer, PeerTrust};
 use crate::engine::command::{EngineCommand, RekeyRequest};
 use crate::engine::event::SharedView;
 use crate::engine::task::{Engine, Parts};
+use crate::fixture;
 use crate::identity::verifier::DirectoryVerifier;
 use crate::metrics::Metrics;
 
@@ -193,16 +193,9 @@ fn desired(own: u8, revision: u64, demand: Demand) -> Desired {
             current: Zeroizing::new(b"for this test and for nothing else".to_vec()),
             previous: None,
         },
-        ike_proposals: vec![IkeProposal {
-            encryption: vec![Encryption::AesGcm16Key256],
-            prf: vec![Prf::HmacSha384],
-            key_exchange: vec![KeyExchange::X25519],
-        }],
+        ike_proposals: fixture::ike_proposals(),
         ike_lifetime: Duration::from_hours(24),
-        liveness: Liveness {
-            interval: Duration::from_secs(30),
-            action: LivenessAction::Restart,
-        },
+        liveness: fixture::liveness(),
         initiation: if own == 1 {
             Initiation::Eager
         } else {
@@ -214,17 +207,10 @@ fn desired(own: u8, revision: u64, demand: Demand) -> Desired {
         children: vec![ChildConfig {
             id: ChildId(0x42),
             mode: Mode::Transport,
-            proposals: vec![ChildProposal {
-                encryption: vec![Encryption::AesGcm16Key256],
-                key_exchange: vec![KeyExchange::X25519],
-            }],
+            proposals: fixture::child_proposals(),
             local_selectors: vec![selector(own)],
             remote_selectors: vec![selector(other)],
-            lifetime: Lifetime {
-                time: Duration::from_hours(1),
-                bytes: None,
-                packets: None,
-            },
+            lifetime: fixture::lifetime(Duration::from_hours(1)),
             rekey_margin_percent: 10,
             esn: true,
             replay_window: 4096,

@@ -1,15 +1,13 @@
 //! Every kind of difference, and none.
 
 use ipsecmesh_dataplane::{Demand, Direction, Prefix, Selector};
-use ipsecmesh_ike::{ChildConfig, EspSpi, IkeProposal, KeyExchange, Prf};
-use ipsecmesh_ike::{
-    ChildId, ChildProposal, Encapsulation, Encryption, Identity, Initiation, Lifetime, Liveness,
-    LivenessAction, Mode, PeerAuth, TrafficSelector,
-};
+use ipsecmesh_ike::{ChildConfig, EspSpi};
+use ipsecmesh_ike::{ChildId, Encapsulation, Identity, Initiation, Mode, PeerAuth, TrafficSelector};
 use std::time::Duration;
 
 use super::*;
 use crate::desired::DesiredPeer;
+use crate::fixture;
 
 const REQID: u32 = 0x1950_0007;
 
@@ -59,32 +57,18 @@ fn config(lifetime: Duration) -> PeerConfig {
         local_identity: Identity::Fqdn("one".to_owned()),
         remote_identity: Identity::Fqdn("two".to_owned()),
         auth: PeerAuth::Certificate,
-        ike_proposals: vec![IkeProposal {
-            encryption: vec![Encryption::AesGcm16Key256],
-            prf: vec![Prf::HmacSha384],
-            key_exchange: vec![KeyExchange::X25519],
-        }],
+        ike_proposals: fixture::ike_proposals(),
         ike_lifetime: Duration::from_hours(24),
-        liveness: Liveness {
-            interval: Duration::from_secs(30),
-            action: LivenessAction::Restart,
-        },
+        liveness: fixture::liveness(),
         initiation: Initiation::Eager,
         encapsulation: Encapsulation::Auto,
         children: vec![ChildConfig {
             id: ChildId(7),
             mode: Mode::Transport,
-            proposals: vec![ChildProposal {
-                encryption: vec![Encryption::AesGcm16Key256],
-                key_exchange: Vec::new(),
-            }],
+            proposals: fixture::child_proposals(),
             local_selectors: vec![selector(1)],
             remote_selectors: vec![selector(2)],
-            lifetime: Lifetime {
-                time: lifetime,
-                bytes: None,
-                packets: None,
-            },
+            lifetime: fixture::lifetime(lifetime),
             rekey_margin_percent: 10,
             esn: true,
             replay_window: 4096,
