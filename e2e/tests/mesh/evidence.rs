@@ -21,6 +21,9 @@ pub(crate) const MARKER: &str = "MESH-TRIAL-MARKER-42";
 /// Packets per second between two pods; each comes back, so that both directions carry as many.
 const RATE: &str = "50";
 
+/// What rises while an agent is away: the kernel's "port unreachable" for IKE, which must not leave in clear.
+pub(crate) const AGENT_AWAY: &[&str] = &["XfrmOutPolBlock"];
+
 /// Numbered packets between all pairs of pods, a TCP flow, a capture on every wire, and the kernels' counters.
 pub(crate) struct Watch {
     lab: Arc<Lab>,
@@ -46,6 +49,16 @@ pub(crate) struct Allowed<'a> {
     pub(crate) dark_until: u64,
     /// Counters of /proc/net/xfrm_stat that the trial's own point raises.
     pub(crate) counters: &'a [&'a str],
+}
+
+impl Allowed<'_> {
+    /// Nothing but what an agent's absence causes.
+    pub(crate) fn agent_away() -> Self {
+        Self {
+            counters: AGENT_AWAY,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Allowed<'_> {

@@ -49,7 +49,7 @@ pub(crate) fn without_a_capability(world: &World) -> Result<String> {
     rolled_out(lab)?;
     wait_ready(lab, RECOVERED)?;
     Standing::settled(lab, RECOVERED)?;
-    let evidence = watch.finish(&Allowed::default())?;
+    let evidence = watch.finish(&Allowed::agent_away())?;
     Ok(format!("{}; {evidence}", told?))
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn with_the_port_taken(world: &World) -> Result<String> {
     wait_ready(lab, RECOVERED)?;
     Standing::settled(lab, RECOVERED)?;
     let took = begin.elapsed();
-    let evidence = watch.finish(&Allowed::default())?;
+    let evidence = watch.finish(&Allowed::agent_away())?;
     Ok(format!(
         "{}; one pair of SAs each {:.1} s after it ended; {evidence}",
         told?,

@@ -38,7 +38,7 @@ pub(crate) fn upgrade_and_rollback(world: &World) -> Result<String> {
     let rolled_back = begin.elapsed();
     let standing = Standing::settled(lab, ROLLOUT)?;
     wait_ready(lab, ROLLOUT)?;
-    let evidence = watch.finish(&Allowed::default())?;
+    let evidence = watch.finish(&Allowed::agent_away())?;
     Ok(format!(
         "all pods new after {:.0} s, again after {:.0} s, {} SAs; {evidence}",
         upgraded.as_secs_f64(),
@@ -57,14 +57,16 @@ pub(crate) fn uninstall_and_reinstall(world: &World) -> Result<String> {
     lab.uninstall_product()?;
     let uninstalled = begin.elapsed();
     lab.wait_until_kernels_are_clean(ROLLOUT)?;
+    // The pod of an earlier `helm test` is done and the user's to remove.
+    let running = "--field-selector=status.phase!=Succeeded";
     let left = lab
         .kubectl()
-        .run(&["get", "pods", "-n", NAMESPACE, "-o", "name"])?;
+        .run(&["get", "pods", "-n", NAMESPACE, running, "-o", "name"])?;
     ensure(left.trim().is_empty(), || format!("pods are left: {left}"))?;
     lab.kubectl().run(&["get", "ipsectunnel", "cluster-mesh"])?;
     let without = down.finish(&Allowed {
         dark_until,
-        ..Allowed::default()
+        ..Allowed::agent_away()
     })?;
     let up = Watch::all(&pods)?;
     let begin = Instant::now();
@@ -82,7 +84,7 @@ pub(crate) fn uninstall_and_reinstall(world: &World) -> Result<String> {
     Standing::settled(lab, ROLLOUT)?;
     let with = up.finish(&Allowed {
         dark_from,
-        ..Allowed::default()
+        ..Allowed::agent_away()
     })?;
     Ok(format!(
         "uninstalled in {:.0} s, 0 SAs, policies and pods left: {without}; enforced again after {:.0} s: {with}",

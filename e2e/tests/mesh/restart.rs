@@ -51,7 +51,7 @@ fn disrupt(world: &World, blow: impl Fn(&Arc<Lab>) -> Result<()>) -> Result<Stri
     let standing = Standing::settled(lab, ROLLOUT)?;
     let took = begin.elapsed().as_secs_f64();
     wait_ready(lab, ROLLOUT)?;
-    let evidence = watch.finish(&Allowed::default())?;
+    let evidence = watch.finish(&Allowed::agent_away())?;
     Ok(format!(
         "at rest after {took:.1} s with {} SAs; {evidence}",
         standing.count()
@@ -109,7 +109,7 @@ pub(crate) fn api_server_is_away(world: &World) -> Result<String> {
     lab.wait_for_product()?;
     Standing::settled(lab, ROLLOUT)?;
     wait_ready(lab, ROLLOUT)?;
-    let evidence = watch.finish(&Allowed::default())?;
+    let evidence = watch.finish(&Allowed::agent_away())?;
     Ok(format!("{} s away; {evidence}", AWAY.as_secs()))
 }
 
@@ -130,7 +130,12 @@ pub(crate) fn node_crashes_and_returns(world: &World) -> Result<String> {
     wait_ready(lab, ROLLOUT)?;
     let evidence = watch.finish(&Allowed {
         // What the two sent to the node while it was away, and what it sent before its agent ran.
-        counters: &["XfrmInNoStates", "XfrmOutNoStates", "XfrmInTmplMismatch"],
+        counters: &[
+            "XfrmInNoStates",
+            "XfrmOutNoStates",
+            "XfrmInTmplMismatch",
+            "XfrmOutPolBlock",
+        ],
         ..Allowed::default()
     })?;
     let pods = world.mesh()?;
