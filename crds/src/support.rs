@@ -7,7 +7,7 @@ use crate::{
     suite::{
         AdditionalKeyExchange, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchange, Prf, Suite,
     },
-    tunnel::{AuthType, IPsecTunnelSpec, Mode, Protocol, RemoteType, TrafficType},
+    tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, Mode, Protocol, RemoteType, TrafficType},
 };
 
 /// A field whose value is not live yet.
@@ -78,6 +78,12 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
         "spec.auth.type",
         "PSK".to_owned(),
         "Certificate",
+    );
+    check(
+        spec.ike.dpd.max_retries != DeadPeerDetection::default().max_retries,
+        "spec.ike.dpd.maxRetries",
+        spec.ike.dpd.max_retries.to_string(),
+        "3: a question is sent up to 8 times within 35 s",
     );
     let bundle = spec
         .auth

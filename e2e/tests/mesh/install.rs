@@ -1,8 +1,15 @@
 //! From an empty cluster to the installed product: nothing changes until a tunnel exists.
 
-use ipsecmesh_e2e::{capture::ALL_BUT_API, error::Result, lab::product};
+use ipsecmesh_e2e::{
+    capture::ALL_BUT_API,
+    error::{Error, Result, eventually},
+    lab::{Lab, product},
+};
 
-use crate::world::{World, ensure, refusal};
+use crate::{
+    evidence::now,
+    world::{ROLLOUT, World, ensure, refusal},
+};
 
 /// Text in the packets' payload that anyone on the wire can look for.
 const MARKER: &str = "MESH-READABLE-16";
@@ -32,10 +39,8 @@ pub(crate) fn chart_refuses_without_definitions(world: &World) -> Result<String>
         .run(&["get", "crd", "ipsectunnels.ipsecmesh.io"])
         .is_ok()
     {
-        lab.kubectl()
-            .run(&["delete", "crd", "-l", "app.kubernetes.io/part-of=ipsecmesh"])?;
         lab.helm().run(&["uninstall", "ipsecmesh-crds"])?;
-        lab.kubectl().run(&["delete", "crd", "--all"])?;
+        remove_definitions(&lab)?;
     }
     let said = refusal(lab.helm_chart("install", &[]), "the chart without definitions")?;
     ensure(said.contains("ipsecmesh-crds"), || {
@@ -74,4 +79,21 @@ pub(crate) fn helm_test(world: &World) -> Result<String> {
     ])?;
     ensure(said.contains("Succeeded"), || said.clone())?;
     Ok("every node is Ready".into())
+}
+
+/// The API server cleans a definition up once and, when its storage was just coming up, not again before the definition
+/// changes: each look changes what is still there.
+fn remove_definitions(lab: &Lab) -> Result<()> {
+    lab.kubectl().run(&["delete", "crd", "--all", "--wait=false"])?;
+    eventually("the definitions are gone", ROLLOUT, || {
+        let left = lab.kubectl().run(&["get", "crd", "-o", "name"])?;
+        if left.trim().is_empty() {
+            return Ok(());
+        }
+        let look = format!("ipsecmesh-trial/look={}", now());
+        let _ = lab
+            .kubectl()
+            .run(&["annotate", "crd", "--all", "--overwrite", &look]);
+        Err(Error::observed(left))
+    })
 }
