@@ -188,7 +188,7 @@ impl Stage<'_> {
                 .map(Stream::settled)
                 .collect::<Result<Vec<DatagramReport>>>()
         })?;
-        let lost: u64 = reports.iter().map(|report| report.lost).sum();
+        let lost: u64 = reports.iter().map(DatagramReport::missing).sum();
         let sent: u64 = reports.iter().map(|report| report.settled).sum();
         self.shown(claim, format!("{lost} of {sent}"));
         if lost > 0 {

@@ -63,6 +63,14 @@ pub struct DatagramReport {
     pub gaps: Vec<Gap>,
 }
 
+impl DatagramReport {
+    /// Packets that never came back. A machine that stands still for longer than the patience makes packets late: they
+    /// were in its own queues all the time.
+    pub fn missing(&self) -> u64 {
+        self.lost.saturating_sub(self.late)
+    }
+}
+
 /// A run of losses.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

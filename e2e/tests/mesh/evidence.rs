@@ -157,12 +157,13 @@ fn judge_packets(
     allowed: &Allowed<'_>,
     faults: &mut Vec<String>,
 ) -> Result<String> {
-    let (mut sent, mut lost, mut longest) = (0, 0, 0);
+    let (mut sent, mut lost, mut late, mut longest) = (0, 0, 0, 0);
     let mut gaps = Vec::new();
     for (pair, stream) in pairs {
         let report = stream.settled()?;
         sent += report.settled;
-        lost += report.lost;
+        lost += report.missing();
+        late += report.late;
         longest = longest.max(report.longest_gap_ms);
         gaps.extend(report.gaps.iter().map(|gap| {
             let count = gap.last - gap.first + 1;
@@ -175,9 +176,9 @@ fn judge_packets(
     if lost > allowed.lost {
         faults.push(format!("{lost} of {sent} packets lost: {}", gaps.join("; ")));
     }
-    Ok(match longest {
-        0 => format!("{lost} of {sent} packets lost"),
-        _ => format!("{lost} of {sent} packets lost, longest gap {longest} ms"),
+    Ok(match (late, longest) {
+        (0, 0) => format!("{lost} of {sent} packets lost"),
+        _ => format!("{lost} of {sent} packets lost, {late} late, longest gap {longest} ms"),
     })
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn selects_nothing(world: &World) -> Result<String> {
         world,
         &format!(r#"{{"local": {{"nodeSelector": {nodes}}}}}"#),
         "NoNodesSelected",
-        "selector",
+        "spec.local.nodeSelector",
     )
 }
 
