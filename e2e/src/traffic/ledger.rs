@@ -201,5 +201,6 @@ mod tests {
             (report.lost, report.late, report.duplicates, report.received),
             (1, 1, 2, 4)
         );
+        assert_eq!(report.missing(), 0, "what came late was not lost");
     }
 }
