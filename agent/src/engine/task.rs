@@ -59,6 +59,8 @@ pub(crate) struct Engine<D, S> {
     pub(super) actual: Actual,
     pub(super) sas: Sas,
     pub(super) adoption: Adoption,
+    /// What an earlier run left has been read.
+    pub(super) adopted: bool,
     /// Traffic that waited before this run, until its peer is known.
     pub(super) waiting: Vec<Waiting>,
     pub(super) schedule: Schedule,
@@ -94,6 +96,7 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             actual: Actual::default(),
             sas: Sas::default(),
             adoption: Adoption::default(),
+            adopted: false,
             waiting: Vec::new(),
             schedule: Schedule::default(),
         }

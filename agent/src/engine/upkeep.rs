@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipsecmesh_dataplane::{DataPlane, Policy, PolicyAction, PolicyKey, SaStatus};
+use ipsecmesh_dataplane::{DataPlane, Policy, PolicyAction, PolicyKey, SaStatus, Snapshot};
 use ipsecmesh_ike::{Command, Instant, PeerConfig, PeerId};
 
 use crate::desired::Desired;
@@ -33,10 +33,7 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         self.schedule.compare = now + COMPARE_EVERY;
         match self.plane.snapshot().await {
             Ok(snapshot) => {
-                self.adoption = Adoption::new(&snapshot.sas);
-                self.actual.policies = by_key(snapshot.policies);
-                self.waiting = snapshot.waiting;
-                self.view.update(|view| view.foreign = snapshot.foreign);
+                self.adopt(snapshot);
             }
             Err(error) => {
                 tracing::error!(%error, "what stands cannot be read; trying again");
@@ -56,6 +53,15 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             "took over what an earlier run left"
         );
         self.count_standing();
+    }
+
+    /// What stands before this run has made anything is an earlier run's.
+    fn adopt(&mut self, snapshot: Snapshot) {
+        self.adopted = true;
+        self.adoption = Adoption::new(&snapshot.sas);
+        self.actual.policies = by_key(snapshot.policies);
+        self.waiting = snapshot.waiting;
+        self.view.update(|view| view.foreign = snapshot.foreign);
     }
 
     /// Brings the data plane and the engine to what is desired, as far as they let it.
@@ -361,6 +367,14 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
                 return;
             }
         };
+        if !self.adopted {
+            // The first look had failed: what nobody here made belongs to an earlier run and carries traffic.
+            let earlier = |sa: &SaStatus| !self.sas.contains(sa.name);
+            let sas = snapshot.sas.iter().filter(|sa| earlier(sa)).cloned().collect();
+            self.adopt(Snapshot { sas, ..snapshot });
+            self.reconcile().await;
+            return;
+        }
         self.actual.policies = by_key(snapshot.policies);
         self.adoption.retain(&snapshot.sas);
         self.view.update(|view| view.foreign = snapshot.foreign);
