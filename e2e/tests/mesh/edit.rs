@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ipsecmesh_e2e::{
+    capture::ALL_BUT_API,
     error::{Error, Result, eventually},
     lab::Lab,
 };
@@ -51,6 +52,7 @@ pub(crate) fn fewer_nodes(world: &World) -> Result<String> {
     }
     let before = Standing::now(lab)?;
     let watch = Watch::all(&pods)?;
+    let wire = lab.capture("worker-1", ALL_BUT_API)?;
     let chosen = r#"{"matchLabels": {"trial": "in"}}"#;
     let narrow = format!(
         r#"{{"spec": {{"local": {{"nodeSelector": {chosen}}}, "remote": {{"nodes": {{"nodeSelector": {chosen}}}}}}}}}"#
@@ -72,7 +74,9 @@ pub(crate) fn fewer_nodes(world: &World) -> Result<String> {
     )?;
     let after = Standing::settled(lab, ROLLOUT)?;
     wait_ready(lab, ROLLOUT)?;
-    // The pairs with worker-3 are in clear for a while, as asked; the pair that stays is judged by its SAs.
+    // The pairs with worker-3 are in clear for a while, as asked; the pair that stays never is.
+    let stays = [lab.node("worker-1")?.address(), lab.node("worker-2")?.address()];
+    wire.finish()?.assert_no_cleartext(&stays)?;
     let dark_until = 0;
     let evidence = watch.finish(&Allowed {
         dark_until,
