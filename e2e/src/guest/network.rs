@@ -76,12 +76,15 @@ fn links(config: &NodeConfig) -> io::Result<String> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "podCidr: has no addresses"))?;
     let overlay = &config.overlay;
     let prefix = config.pod_cidr.prefix_len();
+    // A bridge without an address of its own takes the lowest of its ports: when that pod goes, all others speak to a
+    // gateway that is no more until they ask again, for seconds.
+    let bridge_mac = format!("02:20:00:00:00:{:02x}", config.index);
     Ok(format!(
         "link set lo up\n\
          address add {uplink_address} dev {uplink}\nlink set {uplink} up\n\
          address add {management_address} dev {management}\nlink set {management} up\n\
          route add default via {gateway} dev {uplink}\n\
-         link add {BRIDGE} mtu {mtu} type bridge forward_delay 0 stp_state 0\n\
+         link add {BRIDGE} address {bridge_mac} mtu {mtu} type bridge forward_delay 0 stp_state 0\n\
          address add {bridge_address}/{prefix} dev {BRIDGE}\nlink set {BRIDGE} up\n\
          link add {device} address {mac} mtu {mtu} type vxlan id {vni} dev {uplink} local {local} dstport {port} nolearning\n\
          address add {network}/32 dev {device}\nlink set {device} up\n",

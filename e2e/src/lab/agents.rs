@@ -69,6 +69,14 @@ impl Lab {
         output.context(|| format!("ipsecmesh-agent {} on {node}", arguments.join(" ")))
     }
 
+    /// Where a node finds a program of the lab: its own `/root`, `/tmp` and `/var` hide those of the host.
+    pub fn program_on_node(&self, name: &str) -> String {
+        let program = self.folder().join("bin").join(name);
+        crate::protocol::NodeConfig::host_path(&program)
+            .display()
+            .to_string()
+    }
+
     /// The ESP SAs of ours on a node.
     pub fn kernel_sas(&self, node: &str) -> Result<Vec<KernelSa>> {
         let text = self.node(node)?.run(&["ip", "xfrm", "state"])?;

@@ -92,7 +92,7 @@ pub(crate) fn with_the_port_taken(world: &World) -> Result<String> {
     let pods = world.mesh()?;
     let lab = pods.lab();
     let watch = Watch::all(&pods)?;
-    let program = lab.folder().join("bin/ipsecmesh-traffic").display().to_string();
+    let program = lab.program_on_node("ipsecmesh-traffic");
     let argv = [&program, "hold", "--port", "500"].map(str::to_owned).to_vec();
     let daemon = lab
         .node("worker-2")?

@@ -40,7 +40,7 @@ pub(crate) fn datagrams_change_nothing(world: &World) -> Result<String> {
     let stranger = world
         .inside(move || hostile::send(target))?
         .context(|| "send as a stranger".into())?;
-    let program = lab.folder().join("bin/ipsecmesh-traffic").display().to_string();
+    let program = lab.program_on_node("ipsecmesh-traffic");
     let peer = lab
         .node("worker-2")?
         .run(&[&program, "hostile", "--to", &target.to_string()])?;

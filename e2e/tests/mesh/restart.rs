@@ -99,7 +99,7 @@ pub(crate) fn api_server_is_away(world: &World) -> Result<String> {
     lab.stop_api_server()?;
     let begin = Instant::now();
     // The pod cannot be looked up now; the agent listens on the node's loopback.
-    let agent = format!("{}/bin/ipsecmesh-agent", lab.folder().display());
+    let agent = lab.program_on_node("ipsecmesh-agent");
     lab.node(NODES[0])?.run(&[&agent, "rekey"])?;
     thread::sleep(Duration::from_secs(3));
     kill_agent(lab, NODES[1])?;
