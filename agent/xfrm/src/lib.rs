@@ -13,6 +13,8 @@ pub mod ownership;
 pub mod policy;
 pub mod request;
 pub mod sa;
+#[cfg(test)]
+mod samples;
 pub mod socket;
 
 pub use address::{Prefix, Selector};
