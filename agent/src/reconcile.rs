@@ -39,12 +39,12 @@ pub(crate) struct KnownPeer {
 pub(crate) struct Steps {
     /// Install or update.
     pub(crate) put_policies: Vec<Policy>,
-    /// Forget, because a new attempt is worth more than the old one's back-off; each is upserted again.
-    pub(crate) restart_peers: Vec<PeerId>,
     /// End and forget.
     pub(crate) remove_peers: Vec<PeerId>,
     /// Add or change.
     pub(crate) upsert_peers: Vec<PeerConfig>,
+    /// Try again at once: what their certificates are judged by has changed, and they have no IKE SA.
+    pub(crate) retry_peers: Vec<PeerId>,
     /// Boots to tell the engine.
     pub(crate) boots: Vec<(PeerId, BootId)>,
     /// Remove once no SA of theirs is left.
@@ -79,11 +79,10 @@ pub(crate) fn steps(desired: &Desired, actual: &Actual) -> Steps {
         if known.is_none() && !wanted.startable {
             continue;
         }
-        let restart = known.is_some_and(|known| !known.connected && known.trust != wanted.trust);
-        if restart {
-            steps.restart_peers.push(*id);
+        if known.is_some_and(|known| !known.connected && known.trust != wanted.trust) {
+            steps.retry_peers.push(*id);
         }
-        if restart || known.is_none_or(|known| known.config != wanted.config) {
+        if known.is_none_or(|known| known.config != wanted.config) {
             steps.upsert_peers.push(wanted.config.clone());
         }
         if let Some(boot) = wanted.boot

@@ -30,6 +30,7 @@ impl Endpoint {
                 }
             }
             Command::RemovePeer { peer } => self.remove_peer(peer)?,
+            Command::RetryPeer { peer } => return self.retry_peer(peer),
             Command::SetCredentials(credentials) => {
                 self.config.credentials = Some(credentials);
                 self.retry_all();
@@ -124,6 +125,21 @@ impl Endpoint {
                 self.retire(pair, Leave::Linger, CloseReason::Local);
             }
         }
+        Ok(())
+    }
+
+    /// An attempt under way was begun under the old judgement: it gives way to a new one. Pairs stay.
+    fn retry_peer(&mut self, id: PeerId) -> Result<(), CommandError> {
+        let peer = self.peers.get_mut(&id).ok_or(CommandError::UnknownPeer)?;
+        if peer.current.is_some() {
+            return Ok(());
+        }
+        peer.failures = 0;
+        if let Some(attempt) = peer.initiating {
+            self.drop_attempt(attempt);
+        }
+        self.timers.cancel(Timer::Start(id));
+        self.drive_peer(id);
         Ok(())
     }
 

@@ -54,6 +54,12 @@ pub enum Command {
         /// The peer.
         peer: PeerId,
     },
+    /// The peer's proof is judged by something else now: a new attempt is worth more than the back-off of the last. Where
+    /// an IKE SA stands nothing happens, and SAs that wait for a successor go on waiting.
+    RetryPeer {
+        /// The peer.
+        peer: PeerId,
+    },
     /// The certificate and key for the next IKE_AUTH; SAs that stand are not touched.
     SetCredentials(Credentials),
     /// Adds a peer or changes it. What is unchanged is not touched; changed proposals or lifetimes of a child rekey it,

@@ -336,6 +336,39 @@ async fn a_restarted_agent_adopts_and_replaces() {
     assert_eq!(two.view.read(|view| view.adopted), 0);
 }
 
+/// A node that comes back with a new key while its neighbours have lost their IKE SA with it.
+#[tokio::test(start_paused = true)]
+async fn a_new_key_of_a_lost_peer_leaves_its_sas_until_they_are_replaced() {
+    let (one, two) = mesh(Demand::Required).await;
+    let standing = one.sas();
+    let kernel = two.stop().await;
+
+    let connected = || {
+        one.view
+            .read(|view| view.peers.values().any(|peer| peer.ike.is_some()))
+    };
+    let lost = async {
+        while connected() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(Duration::from_mins(5), lost)
+        .await
+        .expect("silence is noticed");
+    assert_eq!(one.sas(), standing, "the SAs wait for their successors");
+
+    let mut wanted = desired(1, 2, Demand::Required);
+    let peer = wanted.peers.get_mut(&PeerId(2)).expect("the other node");
+    peer.trust.keys.insert("sha256:another".to_owned());
+    one.want(wanted).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(one.sas(), standing, "a new key is no reason to stop sending");
+    assert!(
+        kernel.snapshot().sas.len() == 2,
+        "nor does the silent node lose any"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn required_policies_of_a_removed_peer_go_after_its_sas() {
     let (one, _two) = mesh(Demand::Required).await;

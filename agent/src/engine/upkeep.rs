@@ -138,7 +138,7 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
     }
 
     fn change_peers(&mut self, desired: &Desired, steps: &Steps, refused: &mut BTreeMap<String, String>) {
-        for peer in steps.restart_peers.iter().chain(&steps.remove_peers) {
+        for peer in &steps.remove_peers {
             self.command(Command::RemovePeer { peer: *peer });
             self.actual.peers.remove(peer);
         }
@@ -158,6 +158,12 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
                     tracing::warn!(node, %error, "peer refused");
                     refused.insert(format!("peer {node}"), error.to_string());
                 }
+            }
+        }
+        for peer in &steps.retry_peers {
+            if let (Some(known), Some(wanted)) = (self.actual.peers.get_mut(peer), desired.peers.get(peer)) {
+                known.trust = wanted.trust.clone();
+                self.command(Command::RetryPeer { peer: *peer });
             }
         }
         for (peer, boot) in &steps.boots {

@@ -140,13 +140,14 @@ fn a_changed_policy_or_configuration_is_written_once_more() {
     }
     let steps = steps(&wanted("a", true), &old);
     assert_eq!((steps.put_policies.len(), steps.upsert_peers.len()), (1, 1));
-    assert!(steps.restart_peers.is_empty() && steps.remove_policies.is_empty());
+    assert!(steps.retry_peers.is_empty() && steps.remove_policies.is_empty());
 }
 
 #[test]
-fn a_new_key_restarts_a_peer_that_is_not_connected_and_leaves_one_that_is() {
+fn a_new_key_retries_a_peer_that_is_not_connected_and_leaves_one_that_is() {
     let apart = steps(&wanted("b", true), &standing(false));
-    assert_eq!((apart.restart_peers.len(), apart.upsert_peers.len()), (1, 1));
+    assert_eq!(apart.retry_peers, [PeerId(2)]);
+    assert!(apart.remove_peers.is_empty() && apart.upsert_peers.is_empty());
     assert_eq!(steps(&wanted("b", true), &standing(true)), Steps::default());
 }
 

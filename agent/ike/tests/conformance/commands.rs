@@ -157,6 +157,25 @@ fn a_renewed_certificate_touches_no_sa() {
 }
 
 #[test]
+fn a_retry_begins_anew_at_once_and_leaves_a_standing_sa_alone() {
+    let mut sut = Sut::empty(endpoint_config(1, 1), cheap::provider());
+    let unknown = sut
+        .endpoint
+        .handle_command(Command::RetryPeer { peer: PEER }, sut.now());
+    assert_eq!(unknown, Err(CommandError::UnknownPeer));
+
+    upsert(&mut sut, peer_config(1, 2, 1));
+    let first = clear(&sut.take().1).0.initiator_spi;
+    sut.command(Command::RetryPeer { peer: PEER });
+    assert_ne!(clear(&sut.take().1).0.initiator_spi, first);
+
+    let (mut sut, _, _) = we_have_a_pair();
+    let before = (sut.log.len(), sut.events.len(), sut.endpoint.counts());
+    sut.command(Command::RetryPeer { peer: PEER });
+    unmoved(&sut, before);
+}
+
+#[test]
 fn rekey_commands_are_idempotent_and_name_what_they_do_not_know() {
     let (mut sut, peer, _) = we_have_a_pair();
     for _ in 0..3 {
