@@ -57,6 +57,8 @@ pub(crate) struct Engine<D, S> {
     commands: mpsc::Receiver<EngineCommand>,
     pub(super) desired: Option<Arc<Desired>>,
     pub(super) actual: Actual,
+    /// Nodes of the peers, for the log.
+    pub(super) names: BTreeMap<PeerId, String>,
     pub(super) sas: Sas,
     pub(super) adoption: Adoption,
     /// What an earlier run left has been read.
@@ -94,6 +96,7 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             commands: parts.commands,
             desired: None,
             actual: Actual::default(),
+            names: BTreeMap::new(),
             sas: Sas::default(),
             adoption: Adoption::default(),
             adopted: false,
@@ -315,7 +318,8 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
     fn tell(&mut self, events: &[Event]) {
         let now = self.clock.now().mono;
         for event in events {
-            log(event, &self.names());
+            log(event, &self.names);
+            self.forget_name(event);
             if let Event::ChildEstablished { peer, child, .. } = event
                 && let Some(known) = self.actual.peers.get(peer)
                 && let Some(config) = known.config.children.iter().find(|config| config.id == *child)
@@ -333,13 +337,14 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         self.count_standing();
     }
 
-    fn names(&self) -> BTreeMap<PeerId, String> {
-        self.view.read(|view| {
-            view.peers
-                .iter()
-                .map(|(id, peer)| (*id, peer.node.clone()))
-                .collect()
-        })
+    /// The name of a peer that is not desired any more is needed until its last IKE SA has ended.
+    fn forget_name(&mut self, event: &Event) {
+        let desired = self.desired.as_ref().map(|desired| &desired.peers);
+        if let Event::IkeClosed { peer, .. } = event
+            && desired.is_none_or(|peers| !peers.contains_key(peer))
+        {
+            self.names.remove(peer);
+        }
     }
 
     pub(super) fn count_standing(&self) {

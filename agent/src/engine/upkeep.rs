@@ -70,6 +70,8 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             return;
         };
         self.refresh_peers(&desired);
+        let nodes = desired.peers.iter().map(|(id, peer)| (*id, peer.node.clone()));
+        self.names.extend(nodes);
         let steps = steps(&desired, &self.actual);
         let mut refused = self.put(&steps.put_policies).await;
         self.change_peers(&desired, &steps, &mut refused);
@@ -84,15 +86,10 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             .await;
         self.plan_retry(now, held, !refused.is_empty());
         let programmed = refused.is_empty() && !held;
-        let nodes: BTreeMap<PeerId, String> = desired
-            .peers
-            .iter()
-            .map(|(id, peer)| (*id, peer.node.clone()))
-            .collect();
         self.view.update(|view| {
-            view.peers.retain(|id, _| nodes.contains_key(id));
-            for (id, node) in nodes {
-                view.peers.entry(id).or_default().node = node;
+            view.peers.retain(|id, _| desired.peers.contains_key(id));
+            for (id, peer) in &desired.peers {
+                view.peers.entry(*id).or_default().node.clone_from(&peer.node);
             }
             view.refused = refused;
             if programmed {
@@ -139,6 +136,9 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
 
     fn change_peers(&mut self, desired: &Desired, steps: &Steps, refused: &mut BTreeMap<String, String>) {
         for peer in &steps.remove_peers {
+            if !self.actual.peers.get(peer).is_some_and(|known| known.connected) {
+                self.names.remove(peer);
+            }
             self.command(Command::RemovePeer { peer: *peer });
             self.actual.peers.remove(peer);
         }
