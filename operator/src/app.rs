@@ -1,8 +1,9 @@
 //! Wiring of `run`: the health server, the election, and the controllers while this replica leads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use kube::Client;
+use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -14,6 +15,9 @@ use crate::http::{self, Readiness};
 use crate::leader::{Candidate, Timing};
 use crate::metrics::Metrics;
 use crate::world::{self, Places};
+
+/// A connection on which the API server is silent for longer is dead: watches get a bookmark about once a minute.
+const API_SILENCE: Duration = Duration::from_secs(100);
 
 /// Runs until SIGTERM, or until the lease is lost.
 pub(crate) async fn run(args: RunArgs) -> Result<(), String> {
@@ -90,9 +94,13 @@ async fn lead(
 
 /// The client of the cluster that this process runs in, or of the kubeconfig.
 pub(crate) async fn connect() -> Result<Client, String> {
-    Client::try_default().await.map_err(|error| {
+    let failed = |error: &dyn std::fmt::Display| {
         format!("cannot find the API server: {error}; run in a pod with a service account, or set KUBECONFIG")
-    })
+    };
+    let mut config = Config::infer().await.map_err(|error| failed(&error))?;
+    config.read_timeout = Some(API_SILENCE);
+    config.reset_reader_on_write = true;
+    Client::try_from(config).map_err(|error| failed(&error))
 }
 
 fn stopped(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> String {

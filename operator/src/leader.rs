@@ -22,14 +22,17 @@ pub(crate) struct Timing {
     pub(crate) deadline: Duration,
     /// The pause between two renewals, and between two looks at a foreign lease.
     pub(crate) period: Duration,
+    /// How long one attempt may take: a dropped request takes its connection with it, the next opens another.
+    pub(crate) attempt: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            duration: Duration::from_secs(8),
-            deadline: Duration::from_secs(6),
+            duration: Duration::from_secs(11),
+            deadline: Duration::from_secs(9),
             period: Duration::from_millis(1500),
+            attempt: Duration::from_secs(3),
         }
     }
 }
@@ -107,10 +110,13 @@ impl Candidate {
     /// Waits until this process is the leader; gives the time from which its lease counts.
     pub(crate) async fn acquire(&mut self) -> Instant {
         loop {
-            match self.attempt().await {
-                Ok(Some(since)) => return since,
-                Ok(None) => {}
-                Err(error) => tracing::warn!(lease = %self.lease, %error, "cannot read or take the lease"),
+            match timeout(self.timing.attempt, self.attempt()).await {
+                Ok(Ok(Some(since))) => return since,
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(lease = %self.lease, %error, "cannot read or take the lease")
+                }
+                Err(_elapsed) => tracing::warn!(lease = %self.lease, "no answer about the lease"),
             }
             sleep(self.timing.period).await;
         }
@@ -121,7 +127,8 @@ impl Candidate {
         let mut cause = String::from("no attempt finished");
         loop {
             sleep(self.timing.period.min(self.left(since))).await;
-            match timeout(self.left(since), self.attempt()).await {
+            let patience = self.timing.attempt.min(self.left(since));
+            match timeout(patience, self.attempt()).await {
                 Ok(Ok(Some(renewed))) => since = renewed,
                 Ok(Ok(None)) => {
                     let holder = self.seen.as_ref().and_then(|seen| seen.record.holder.clone());
@@ -134,7 +141,10 @@ impl Candidate {
                     tracing::warn!(lease = %self.lease, %error, "cannot renew the lease");
                     cause = error.to_string();
                 }
-                Err(_elapsed) => cause = String::from("the API server did not answer"),
+                Err(_elapsed) => {
+                    tracing::warn!(lease = %self.lease, "no answer to the renewal of the lease");
+                    cause = String::from("the API server did not answer");
+                }
             }
             if self.left(since).is_zero() {
                 return Lost::NotRenewed {
@@ -274,6 +284,11 @@ fn decide(seen: Option<&Sighting>, identity: &str, now: Instant) -> Step {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use kube::client::Body;
+
     use super::*;
 
     fn sighting(holder: Option<&str>, since: Instant) -> Sighting {
@@ -318,6 +333,46 @@ mod tests {
         let timing = Timing::default();
         assert!(timing.deadline < timing.duration);
         assert!(timing.duration + 2 * timing.period < Duration::from_secs(15));
+        assert!(
+            2 * (timing.period + timing.attempt) <= timing.deadline,
+            "one hanging request costs no lease"
+        );
+    }
+
+    /// A cluster that keeps one Lease and answers no request as long as `dead` is set.
+    fn cluster(dead: Arc<AtomicBool>) -> Client {
+        let stored = Arc::new(Mutex::new(None::<serde_json::Value>));
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let (stored, dead) = (Arc::clone(&stored), Arc::clone(&dead));
+            async move {
+                if dead.swap(false, Ordering::SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+                if request.method() != http::Method::GET {
+                    let bytes = request.into_body().collect_bytes().await?;
+                    *stored.lock().unwrap() = Some(serde_json::from_slice(&bytes)?);
+                }
+                let found = stored.lock().unwrap().clone();
+                let missing = serde_json::json!({"status": "Failure", "reason": "NotFound", "code": 404});
+                let code = if found.is_some() { 200 } else { 404 };
+                let body = Body::from(serde_json::to_vec(&found.unwrap_or(missing))?);
+                Ok::<_, tower::BoxError>(http::Response::builder().status(code).body(body)?)
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_hanging_request_costs_neither_the_lease_nor_the_election() {
+        let hangs = Arc::new(AtomicBool::new(true));
+        let client = cluster(Arc::clone(&hangs));
+        let mut candidate = Candidate::new(client, "here", "lease", "me", Timing::default());
+        let begin = Instant::now();
+        let since = candidate.acquire().await;
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        hangs.store(true, Ordering::SeqCst);
+        let minute = timeout(Duration::from_secs(60), candidate.hold(since)).await;
+        assert!(minute.is_err(), "{minute:?}");
     }
 
     #[test]
