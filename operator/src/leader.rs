@@ -114,7 +114,7 @@ impl Candidate {
                 Ok(Ok(Some(since))) => return since,
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(lease = %self.lease, %error, "cannot read or take the lease")
+                    tracing::warn!(lease = %self.lease, %error, "cannot read or take the lease");
                 }
                 Err(_elapsed) => tracing::warn!(lease = %self.lease, "no answer about the lease"),
             }
@@ -350,9 +350,9 @@ mod tests {
                 }
                 if request.method() != http::Method::GET {
                     let bytes = request.into_body().collect_bytes().await?;
-                    *stored.lock().unwrap() = Some(serde_json::from_slice(&bytes)?);
+                    *stored.lock().expect("no test panics with it") = Some(serde_json::from_slice(&bytes)?);
                 }
-                let found = stored.lock().unwrap().clone();
+                let found = stored.lock().expect("no test panics with it").clone();
                 let missing = serde_json::json!({"status": "Failure", "reason": "NotFound", "code": 404});
                 let code = if found.is_some() { 200 } else { 404 };
                 let body = Body::from(serde_json::to_vec(&found.unwrap_or(missing))?);
@@ -371,7 +371,7 @@ mod tests {
         let since = candidate.acquire().await;
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
         hangs.store(true, Ordering::SeqCst);
-        let minute = timeout(Duration::from_secs(60), candidate.hold(since)).await;
+        let minute = timeout(Duration::from_mins(1), candidate.hold(since)).await;
         assert!(minute.is_err(), "{minute:?}");
     }
 

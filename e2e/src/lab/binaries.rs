@@ -21,6 +21,8 @@ pub const TRAFFIC_IMAGE: &str = "lab.ipsecmesh.io/traffic:dev";
 pub const OPERATOR_IMAGE: &str = "ghcr.io/ipsecmesh/operator:0.1.0";
 /// Image of the agent as the chart asks for it.
 pub const AGENT_IMAGE: &str = "ghcr.io/ipsecmesh/agent:0.1.0";
+/// The data plane's conformance suite as a program.
+pub const DATAPLANE_SUITE: &str = "conformance";
 /// Unprivileged user of the operator's and the traffic tool's image.
 const NON_ROOT: u32 = 65532;
 
@@ -37,6 +39,9 @@ impl Binaries {
             "--quiet",
             "--workspace",
             "--bins",
+            // The data plane's suite: a trial runs it on a node's kernel.
+            "--example",
+            DATAPLANE_SUITE,
             "--message-format=json-render-diagnostics",
         ]);
         let messages = command::finish(&mut cargo, None)?;

@@ -11,6 +11,7 @@ use world::World;
 
 mod api;
 mod csr;
+mod dataplane;
 mod edit;
 mod encrypt;
 mod evidence;
@@ -49,6 +50,10 @@ const TRIALS: &[(&str, Check)] = &[
     (
         "install::pods_on_two_nodes_talk_in_clear",
         install::pods_on_two_nodes_talk_in_clear,
+    ),
+    (
+        "dataplane::whole_suite_on_a_node",
+        dataplane::whole_suite_on_a_node,
     ),
     (
         "install::chart_refuses_without_definitions",

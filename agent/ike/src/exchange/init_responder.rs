@@ -229,18 +229,10 @@ impl Endpoint {
             encapsulation,
         ));
         if auth == PeerAuth::Certificate {
-            answer.push(Payload::Notify(Notify::hash_algorithms(&[
-                HashAlgorithm::SHA2_256,
-            ])));
+            let hashes = Notify::hash_algorithms(&[HashAlgorithm::SHA2_256]);
+            answer.push(Payload::Notify(hashes));
         }
-        let header = Header {
-            initiator_spi: spi_i,
-            responder_spi: Some(spi_r),
-            version: Version::V2_0,
-            exchange: ExchangeType::IKE_SA_INIT,
-            flags: Flags::response(Role::Responder),
-            message_id: MessageId(0),
-        };
+        let header = init_response(spi_i, spi_r);
         let (Ok(keys), Ok(response)) = (keys, crate::wire::encode(&header, &answer)) else {
             return malformed;
         };
@@ -291,5 +283,17 @@ impl Endpoint {
         if let Some(sa) = self.half_open.remove(id) {
             self.release_spi(sa.spi_r, SpiOwner::HalfOpen(id));
         }
+    }
+}
+
+/// The header of an `IKE_SA_INIT` response (RFC 7296 §3.1).
+fn init_response(initiator_spi: IkeSpi, responder_spi: IkeSpi) -> Header {
+    Header {
+        initiator_spi,
+        responder_spi: Some(responder_spi),
+        version: Version::V2_0,
+        exchange: ExchangeType::IKE_SA_INIT,
+        flags: Flags::response(Role::Responder),
+        message_id: MessageId(0),
     }
 }
