@@ -36,8 +36,6 @@ const AUTHORITY: &str = "default";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Commands that wait while the engine is busy.
 const COMMANDS: usize = 64;
-/// A node that left the directory is blocked, where it was protected, for this long.
-const AFTERMATH: Duration = Duration::from_secs(30);
 /// Changes of the engine that come together are taken together: a mesh that starts has many.
 const SETTLE: Duration = Duration::from_millis(5);
 /// A connection on which the API server is silent for longer is dead: watches get a bookmark about once a minute.
@@ -93,6 +91,7 @@ struct App {
     readiness: Readiness,
     metrics: Metrics,
     boot: String,
+    departed_grace: Duration,
     state: State,
     tasks: Vec<Task>,
 }
@@ -171,6 +170,7 @@ impl App {
             readiness,
             metrics,
             boot,
+            departed_grace: args.departed_grace.to_std(),
             state: State::default(),
             tasks,
         })
@@ -323,7 +323,7 @@ impl App {
             .iter()
             .map(|peer| (peer.node.as_str(), peer))
             .collect();
-        let until = now + AFTERMATH.as_secs();
+        let until = now.saturating_add(self.departed_grace.as_secs());
         for (name, old) in &self.state.peers {
             let new = present.get(name.as_str());
             let same = new.is_some_and(|new| new.uid == old.uid);

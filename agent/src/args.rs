@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipsecmesh_crds::units::ApiDuration;
 
 /// The node agent of ipsecmesh.
 #[derive(Debug, Parser)]
@@ -50,6 +51,10 @@ pub(crate) struct RunArgs {
     /// Which implementation of the cryptographic primitives the IKE engine uses.
     #[arg(long, value_enum, default_value_t = CryptoProvider::AwsLcRs)]
     pub(crate) crypto_provider: CryptoProvider,
+    /// For how long after a node, or an address of it, has left the directory cleartext to and from it is still blocked:
+    /// hours, minutes and seconds, as in 1h30m or 5m.
+    #[arg(long, default_value = "5m")]
+    pub(crate) departed_grace: ApiDuration,
     /// How the log looks.
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -137,6 +142,7 @@ mod tests {
         assert_eq!(run.node_name, "node-a");
         assert_eq!(run.crypto_provider, CryptoProvider::RustCrypto);
         assert_eq!(run.log.log_format, LogFormat::Json);
+        assert_eq!(run.departed_grace, ApiDuration::from_mins(5));
         assert_eq!(run.health_listen.to_string(), "127.0.0.1:9810");
     }
 }

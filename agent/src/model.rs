@@ -112,6 +112,13 @@ pub(crate) struct Membership {
     pub(crate) phase: Option<Phase>,
 }
 
+impl Membership {
+    /// Whether two nodes with these parts in one tunnel make a pair of it.
+    pub(crate) const fn pairs_with(&self, other: &Self) -> bool {
+        (self.local && other.remote) || (other.local && self.remote)
+    }
+}
+
 /// A node in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {

@@ -3,6 +3,7 @@
 use ipsecmesh_crds::{Phase, condition::ConditionType};
 
 use crate::plan::echo::{Failure, names};
+use crate::plan::overlap::Overlap;
 use crate::plan::rollout::Goal;
 use crate::status::{Truth, Verdict};
 
@@ -67,6 +68,8 @@ pub(crate) struct Standing {
     pub(crate) behind: Vec<String>,
     /// Pairs of Ready nodes without an SA: (node, failure).
     pub(crate) failing: Vec<(String, Failure)>,
+    /// What tunnels of higher rank have of it.
+    pub(crate) overlap: Overlap,
 }
 
 /// The conditions of a tunnel.
@@ -137,6 +140,9 @@ fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
     if let Some(problem) = &findings.programmed {
         return from_problem(ConditionType::Programmed, Some(problem));
     }
+    if let Some(problem) = overridden(standing) {
+        return from_problem(ConditionType::Programmed, Some(&problem));
+    }
     if let Some((_, first)) = standing.agents.first() {
         let more = standing.agents.len() - 1;
         let mut message = first.message.clone();
@@ -160,8 +166,32 @@ fn programmed(findings: &Findings, standing: &Standing) -> Verdict {
         );
         return Verdict::new(ConditionType::Programmed, Truth::False, "Reconciling", message);
     }
-    let message = format!("{} ready nodes follow", standing.ready);
-    Verdict::new(ConditionType::Programmed, Truth::True, "Programmed", message)
+    let (reason, more) = match &standing.overlap {
+        Overlap::Part(winners) => {
+            let winners: Vec<String> = winners.iter().cloned().collect();
+            let message = format!(
+                "; traffic that IPsecTunnel {} selects too follows that one",
+                names(&winners)
+            );
+            ("PartiallyProgrammed", message)
+        }
+        Overlap::Nothing | Overlap::All(_) => ("Programmed", String::new()),
+    };
+    let message = format!("{} ready nodes follow{more}", standing.ready);
+    Verdict::new(ConditionType::Programmed, Truth::True, reason, message)
+}
+
+/// Whether tunnels of higher rank have all that this one selects.
+fn overridden(standing: &Standing) -> Option<Problem> {
+    let Overlap::All(winners) = &standing.overlap else {
+        return None;
+    };
+    let winners: Vec<String> = winners.iter().cloned().collect();
+    let message = format!(
+        "all traffic that this tunnel selects follows IPsecTunnel {}: raise spec.priority above theirs, let them select less, or delete this one",
+        names(&winners)
+    );
+    Some(Problem::new("Overridden", message))
 }
 
 fn enforced(findings: &Findings, standing: &Standing) -> Verdict {
@@ -181,6 +211,9 @@ fn enforced(findings: &Findings, standing: &Standing) -> Verdict {
             "Suspended",
             "spec.suspend is true: nothing is changed, the nodes stay as they are".to_owned(),
         );
+    }
+    if let Some(problem) = overridden(standing) {
+        return no(&problem.reason, problem.message);
     }
     let everywhere = standing.behind.is_empty();
     if everywhere && standing.phase == Some(Phase::Enforcing) && standing.goal == Goal::Enforce {
@@ -237,6 +270,7 @@ fn ready(
     failing: Option<&Problem>,
 ) -> (Verdict, bool) {
     let stalled = findings.accepted.is_some() || findings.refs.is_some() || standing.blocked;
+    let stalled = stalled || overridden(standing).is_some();
     let stalled = stalled
         || findings
             .programmed
@@ -355,6 +389,7 @@ mod tests {
             agents: Vec::new(),
             behind: Vec::new(),
             failing: Vec::new(),
+            overlap: Overlap::Nothing,
         }
     }
 
@@ -498,6 +533,28 @@ mod tests {
                 false,
             ),
             (
+                "overridden",
+                Findings::default(),
+                Standing {
+                    overlap: Overlap::All(["other".to_owned()].into()),
+                    ..standing()
+                },
+                Truth::False,
+                "Overridden",
+                true,
+            ),
+            (
+                "overridden in part",
+                Findings::default(),
+                Standing {
+                    overlap: Overlap::Part(["other".to_owned()].into()),
+                    ..standing()
+                },
+                Truth::True,
+                "Ready",
+                false,
+            ),
+            (
                 "permissive by policy",
                 Findings::default(),
                 Standing {
@@ -520,6 +577,46 @@ mod tests {
             assert_eq!(of(&verdicts, ConditionType::Stalled).is_some(), stalled, "{name}");
             let moving = of(&verdicts, ConditionType::Reconciling).is_some();
             assert_eq!(moving, truth != Truth::True && !stalled, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_overlap_names_the_winner_and_claims_nothing() {
+        let names = || ["other".to_owned()].into();
+        for (overlap, programmed, enforced) in [
+            (
+                Overlap::All(names()),
+                (Truth::False, "Overridden"),
+                (Truth::False, "Overridden"),
+            ),
+            (
+                Overlap::Part(names()),
+                (Truth::True, "PartiallyProgrammed"),
+                (Truth::True, "Enforcing"),
+            ),
+        ] {
+            let verdicts = conditions(
+                &Findings::default(),
+                &Standing {
+                    overlap,
+                    ..standing()
+                },
+            );
+            let found = |type_| of(&verdicts, type_).expect("the condition");
+            assert_eq!(
+                found(ConditionType::Programmed),
+                (programmed.0, programmed.1.to_owned())
+            );
+            assert_eq!(
+                found(ConditionType::Enforced),
+                (enforced.0, enforced.1.to_owned())
+            );
+            let message = &verdicts
+                .iter()
+                .find(|v| v.type_ == ConditionType::Programmed)
+                .expect("it")
+                .message;
+            assert!(message.contains("IPsecTunnel other"), "{message}");
         }
     }
 

@@ -89,7 +89,6 @@ enum Concern {
     Authority(String),
     Node(String),
     Request(String),
-    Tunnel(String),
 }
 
 /// Where the operator's own objects are.
@@ -359,7 +358,6 @@ impl Triggers {
             Concern::Authority(name) => drop(self.authorities.send(ObjectRef::new(&name)).await),
             Concern::Node(name) => drop(self.nodes.send(ObjectRef::new(&name)).await),
             Concern::Request(name) => drop(self.requests.send(ObjectRef::new(&name)).await),
-            Concern::Tunnel(name) => drop(self.tunnels.send(ObjectRef::new(&name)).await),
         }
     }
 }
@@ -453,12 +451,12 @@ where
     })
 }
 
-fn of_tunnel(tunnel: &IPsecTunnel, gone: bool) -> Vec<Concern> {
-    // Another tunnel's rank or membership may depend on this one; a deleted one leaves memberships behind.
+fn of_tunnel(_tunnel: &IPsecTunnel, gone: bool) -> Vec<Concern> {
+    // What the others have depends on this one's rank and overlay; a deleted one leaves memberships behind.
     if gone {
         vec![Concern::AllTunnels, Concern::AllNodes]
     } else {
-        vec![Concern::Tunnel(tunnel.name_any())]
+        vec![Concern::AllTunnels]
     }
 }
 

@@ -113,6 +113,8 @@ pub(crate) struct TunnelGoal {
     pub(crate) members: BTreeMap<String, Vec<(PeerId, ChildId)>>,
     /// Higher-ranked tunnels that took selectors of it away.
     pub(crate) overridden_by: BTreeSet<String>,
+    /// Other nodes of it that have no address of a family that this node has.
+    pub(crate) apart: BTreeSet<String>,
 }
 
 /// Computes the desired state.
@@ -130,7 +132,11 @@ pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
         ..Desired::default()
     };
     for peer in inputs.peers {
-        for (local, remote) in address_pairs(inputs.own, peer) {
+        let addresses = address_pairs(inputs.own, peer);
+        if addresses.is_empty() {
+            state.set_apart(peer, inputs);
+        }
+        for (local, remote) in addresses {
             let pair = Pair {
                 own: inputs.own,
                 peer,
@@ -160,6 +166,18 @@ pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
 }
 
 impl Desired {
+    /// Notes in every tunnel that pairs this node with `peer` that no packet can go between them.
+    fn set_apart(&mut self, peer: &Peer, inputs: &Inputs<'_>) {
+        for goal in &mut self.tunnels {
+            let memberships = (inputs.own.membership(&goal.name), peer.membership(&goal.name));
+            if let (Some(own), Some(other)) = memberships
+                && own.pairs_with(other)
+            {
+                goal.apart.insert(peer.node.clone());
+            }
+        }
+    }
+
     /// Adds what one pair of addresses wants. What is there already wins: a node that is back over its departed self.
     fn absorb(&mut self, peer: &Peer, plan: PairPlan, inputs: &Inputs<'_>, counted: bool) {
         for policy in plan.policies {
@@ -290,6 +308,7 @@ impl<'a> TunnelView<'a> {
             overlays: self.overlay.iter().map(|entry| entry.overlay).collect(),
             members: BTreeMap::new(),
             overridden_by: BTreeSet::new(),
+            apart: BTreeSet::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands};
+use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands, Phase};
 use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 use ipsecmesh_ike::{
     ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, PeerId, TrafficSelector,
@@ -12,7 +12,7 @@ use ipsecmesh_ike::{
 
 use crate::desired::TunnelView;
 use crate::desired::naming::{Reqids, peer_id, starts};
-use crate::model::{Membership, OverlayEntry, Peer};
+use crate::model::{OverlayEntry, Peer};
 
 /// How long the node that does not start waits before it starts itself (decision 5).
 const GRACE: Duration = Duration::from_secs(3);
@@ -43,6 +43,18 @@ pub(crate) struct PairPlan {
     pub(crate) overridden: BTreeMap<String, BTreeSet<String>>,
 }
 
+/// A policy that a tunnel wants.
+#[derive(Clone, Copy, Debug)]
+struct Claim<'a> {
+    /// The tunnel's name.
+    tunnel: &'a str,
+    /// The tunnel is where its owner wants it: it enforces, or it is permissive by its failure policy. What is not firm
+    /// is on its way and yields to what is.
+    firm: bool,
+    /// The policy.
+    policy: Policy,
+}
+
 impl PairPlan {
     /// What is left for a node that is gone: required policies without SAs block, the rest says nothing about a host
     /// that may get its addresses next.
@@ -55,46 +67,80 @@ impl PairPlan {
 }
 
 impl Pair<'_> {
-    /// Goes through the tunnels in order of rank: the first one that wants a selector has it (decision 16).
+    /// Goes through the tunnels in order of rank: the first one that wants a selector has it (decision 16). What is
+    /// enforced is asked before what is on its way: a tunnel that comes or goes opens no cleartext where another one
+    /// enforces.
     pub(crate) fn plan(&self, views: &[TunnelView<'_>], reqids: &Reqids) -> PairPlan {
-        let mut taken: BTreeMap<PolicyKey, (Policy, &str)> = BTreeMap::new();
         let mut plan = PairPlan::default();
-        let mut children = Vec::new();
-        let mut leader: Option<&TunnelView<'_>> = None;
-        let id = peer_id(&self.peer.uid, self.local, self.remote);
+        let claims = self.claims(views, reqids);
+        let mut taken: BTreeMap<PolicyKey, &Claim<'_>> = BTreeMap::new();
+        let (firm, moving): (Vec<&Claim<'_>>, Vec<&Claim<'_>>) = claims.iter().partition(|claim| claim.firm);
+        for claim in firm.into_iter().chain(moving) {
+            let winner = taken.get(&claim.policy.key).or_else(|| {
+                let mut others = taken.values().filter(|_| !claim.firm);
+                others.find(|other| other.firm && overlap(&other.policy.key, &claim.policy.key))
+            });
+            if let Some(winner) = winner {
+                let winners = plan.overridden.entry(claim.tunnel.to_owned()).or_default();
+                winners.insert(winner.tunnel.to_owned());
+            } else {
+                taken.insert(claim.policy.key, claim);
+            }
+        }
+        self.children(views, reqids, &taken, &mut plan);
+        plan.policies = taken.into_values().map(|claim| claim.policy).collect();
+        let blocks_errors = plan.policies.iter().any(demands_outbound);
+        plan.policies.extend(blocks_errors.then(|| self.icmp_errors()));
+        plan
+    }
+
+    /// What every tunnel wants of this pair, in order of rank.
+    fn claims<'v>(&self, views: &'v [TunnelView<'_>], reqids: &Reqids) -> Vec<Claim<'v>> {
+        let mut claims = Vec::new();
         for view in views {
             let Some(phases) = self.phases(view) else {
                 continue;
             };
+            let tunnel = view.tunnel.name.as_str();
+            for entry in &view.overlay {
+                let Some(reqid) = reqids.of(tunnel, entry.overlay.protocol) else {
+                    continue;
+                };
+                let demands = with_entry(phases, *entry);
+                let firm = demands == Phase::Enforcing.demands() || !view.tunnel.block;
+                claims.extend(self.policies(view, entry, demands, reqid).map(|policy| Claim {
+                    tunnel,
+                    firm,
+                    policy,
+                }));
+            }
+        }
+        claims
+    }
+
+    /// The children of the tunnels that have a selector, and the peer for them.
+    fn children(
+        &self,
+        views: &[TunnelView<'_>],
+        reqids: &Reqids,
+        taken: &BTreeMap<PolicyKey, &Claim<'_>>,
+        plan: &mut PairPlan,
+    ) {
+        let id = peer_id(&self.peer.uid, self.local, self.remote);
+        let mut children = Vec::new();
+        let mut leader: Option<&TunnelView<'_>> = None;
+        for view in views.iter().filter(|view| self.phases(view).is_some()) {
             let name = view.tunnel.name.as_str();
             let mut ids = Vec::new();
             for protocol in protocols(&view.overlay) {
-                let Some(reqid) = reqids.of(name, protocol) else {
-                    continue;
-                };
-                let mut wants_sa = false;
-                for entry in view
-                    .overlay
+                let has_any = taken
                     .iter()
-                    .filter(|entry| entry.overlay.protocol == protocol)
-                {
-                    let demands = with_entry(phases, *entry);
-                    for policy in self.policies(view, entry, demands, reqid) {
-                        match taken.entry(policy.key) {
-                            std::collections::btree_map::Entry::Vacant(vacant) => {
-                                vacant.insert((policy, name));
-                                wants_sa = true;
-                            }
-                            std::collections::btree_map::Entry::Occupied(winner) => {
-                                let winners = plan.overridden.entry(name.to_owned()).or_default();
-                                winners.insert(winner.get().1.to_owned());
-                            }
-                        }
-                    }
-                }
+                    .any(|(key, claim)| claim.tunnel == name && key.selector.protocol == protocol);
                 // Without a proposal that this agent can carry out the policies block: one bad tunnel must not keep the
                 // engine from the others of this pair.
-                if wants_sa && view.tunnel.is_negotiable() {
+                if let (true, Some(reqid)) =
+                    (has_any && view.tunnel.is_negotiable(), reqids.of(name, protocol))
+                {
                     let child = self.child(view, protocol, reqid);
                     ids.push((id, child.id));
                     children.push(child);
@@ -104,18 +150,13 @@ impl Pair<'_> {
             plan.members.insert(name.to_owned(), ids);
         }
         plan.config = leader.map(|view| self.config(id, view, views, children));
-        plan.policies = taken.into_values().map(|(policy, _)| policy).collect();
-        let blocks_errors = plan.policies.iter().any(demands_outbound);
-        plan.policies.extend(blocks_errors.then(|| self.icmp_errors()));
-        plan
     }
 
     /// The demands of the tunnel and of both members, weakest first; `None` when the two are no pair of this tunnel.
     fn phases(&self, view: &TunnelView<'_>) -> Option<Demands> {
         let own = self.own.membership(&view.tunnel.name)?;
         let peer = self.peer.membership(&view.tunnel.name)?;
-        let paired = |a: &Membership, b: &Membership| a.local && b.remote;
-        if !paired(own, peer) && !paired(peer, own) {
+        if !own.pairs_with(peer) {
             return None;
         }
         let overrides = [own.phase, peer.phase].into_iter().flatten();
@@ -269,6 +310,15 @@ fn demands_outbound(policy: &Policy) -> bool {
                 ..
             }
         )
+}
+
+/// Whether one packet can match both.
+fn overlap(a: &PolicyKey, b: &PolicyKey) -> bool {
+    let ports = match (a.selector.destination_port, b.selector.destination_port) {
+        (Some(a), Some(b)) => a == b,
+        (None, _) | (_, None) => true,
+    };
+    a.direction == b.direction && a.selector.protocol == b.selector.protocol && ports
 }
 
 fn host(address: IpAddr) -> Prefix {

@@ -178,6 +178,63 @@ fn of_two_tunnels_with_one_selector_the_first_has_it() {
 }
 
 #[test]
+fn what_comes_or_goes_opens_nothing_where_another_tunnel_enforces() {
+    let peers = [peer(2, &[member("first", None), member("second", None)])];
+    let wide = OverlayEntry {
+        overlay: Overlay { port: None, ..VXLAN },
+        phase: None,
+    };
+    for (phase, block, overlay, winner, expected) in [
+        (Phase::Permissive, true, None, "second", (MUST, MUST)),
+        (Phase::Encrypting, true, None, "second", (MUST, MUST)),
+        (Phase::Enforcing, true, None, "first", (MUST, MUST)),
+        (Phase::Draining, true, None, "second", (MUST, MUST)),
+        (Phase::Releasing, true, None, "second", (MUST, MUST)),
+        // Its owner wants cleartext where there is no SA: an exception that outranks the mesh is one.
+        (Phase::Permissive, false, None, "first", (USE, USE)),
+        // A wider selector would take the packets just as well.
+        (Phase::Permissive, true, Some(wide), "second", (MUST, MUST)),
+    ] {
+        let mut first = tunnel("first", Some(phase));
+        first.block = block;
+        first.overlay = overlay.map_or(first.overlay, |entry| vec![entry]);
+        let tunnels = [first, tunnel("second", Some(Phase::Enforcing))];
+        let state = compute(&tunnels, &peers, &[]);
+        assert_eq!(demands(&state), expected, "{phase} {block}");
+        for goal in &state.tunnels {
+            let children: usize = goal.members.values().map(Vec::len).sum();
+            assert_eq!(
+                children,
+                usize::from(goal.name == winner),
+                "{} in {phase}",
+                goal.name
+            );
+            let yields = goal.name != winner && demands(&state) != (None, None);
+            let listed = !goal.overridden_by.is_empty();
+            assert!(
+                !listed || yields,
+                "{} in {phase}: {:?}",
+                goal.name,
+                goal.overridden_by
+            );
+        }
+    }
+}
+
+#[test]
+fn a_pair_without_a_common_family_is_told_of() {
+    let mut other = peer(2, &[member("a", None)]);
+    other.addresses = vec!["2001:db8::2".parse().expect("an address")];
+    let state = compute(&[tunnel("a", Some(Phase::Enforcing))], &[other], &[]);
+    assert!(state.policies.is_empty() && state.peers.is_empty());
+    assert!(state.tunnels[0].apart.contains("node-2"));
+    let mut single = tunnel("a", Some(Phase::Enforcing));
+    single.name = "b".to_owned();
+    let stranger = peer(2, &[member("a", None)]);
+    assert!(compute(&[single], &[stranger], &[]).tunnels[0].apart.is_empty());
+}
+
+#[test]
 fn only_different_sides_make_a_pair() {
     let side = |local, remote| Membership {
         local,

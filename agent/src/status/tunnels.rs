@@ -72,6 +72,9 @@ fn of<'a>(goal: &'a TunnelGoal, desired: &Desired, view: &'a View) -> Standing<'
         }
     }
     failing.sort_by_key(|(node, failure)| (failure.since, *node));
+    let apart = u32::try_from(goal.apart.len()).unwrap_or(u32::MAX);
+    counts.desired = counts.desired.saturating_add(apart);
+    counts.failed = counts.failed.saturating_add(apart);
     Standing {
         goal,
         counts,
@@ -136,6 +139,16 @@ pub(crate) fn failures(standing: &[Standing<'_>]) -> Vec<ApiFailure> {
             })
         })
         .collect();
+    let apart = standing.iter().flat_map(|tunnel| {
+        tunnel.goal.apart.iter().map(|node| ApiFailure {
+            tunnel: tunnel.goal.name.clone(),
+            peer: node.clone(),
+            reason: "NoCommonAddressFamily".to_owned(),
+            message: "one of the two nodes has only IPv4 addresses and the other only IPv6: give both an InternalIP of one family, or take one out of the selection".to_owned(),
+            since: None,
+        })
+    });
+    all.extend(apart);
     all.sort_by(|a, b| (&a.since, &a.tunnel, &a.peer).cmp(&(&b.since, &b.tunnel, &b.peer)));
     all.truncate(MAX_FAILURES);
     all

@@ -60,7 +60,9 @@ impl Lab {
             NAMESPACE,
             "--create-namespace",
         ];
-        arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
+        // A node that a trial removes must leave no policies for the next trial.
+        let values = ["agent.departedGrace=30s"].iter().chain(values);
+        arguments.extend(values.flat_map(|value| ["--set", *value]));
         self.helm().run(&arguments)?;
         Ok(format!(
             "helm {verb} {RELEASE} charts/ipsecmesh --namespace {NAMESPACE} --create-namespace"

@@ -1,4 +1,4 @@
-//! Edits of a live tunnel: other algorithms, fewer nodes, all nodes again.
+//! Edits of a live tunnel: other algorithms, fewer nodes, all nodes again; tunnels that overlap.
 
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use crate::{
     world::{NODES, ROLLOUT, World, ensure, wait_ready},
 };
 
+/// Packets of one pair, there and back, that may be blocked while it changes from one tunnel's SAs to another's, twice.
+const HANDED_OVER: u64 = 200;
 /// Rekey with another proposal, linger of the old inbound SAs.
 const REPLACED: Duration = Duration::from_mins(1);
 
@@ -88,6 +90,83 @@ pub(crate) fn fewer_nodes(world: &World) -> Result<String> {
         lab.kubectl().run(&["label", "node", node, "trial-"])?;
     }
     Ok(format!("worker-3 left and joined again; {evidence}"))
+}
+
+/// Enforcing mesh, traffic; a tunnel of lower rank has nothing and says so; one of higher rank takes a pair over and
+/// gives it back; nothing in clear at any time, nothing lost but while the pair changes hands.
+pub(crate) fn overlapping_tunnels(world: &World) -> Result<String> {
+    let pods = world.mesh()?;
+    let lab = pods.lab();
+    let quiet = Watch::all(&pods)?;
+    lab.kubectl().apply(&other(1, ""))?;
+    let shadowed = says(lab, "trial", "Ready", "False Overridden")?;
+    ensure(shadowed.contains("cluster-mesh"), || shadowed.clone())?;
+    says(lab, "trial", "Enforced", "False Overridden")?;
+    remove_other(lab)?;
+    quiet.finish(&Allowed::default())?;
+
+    for node in &NODES[..2] {
+        lab.kubectl()
+            .run(&["label", "node", node, "trial=in", "--overwrite"])?;
+    }
+    let busy = Watch::all(&pods)?;
+    let chosen = r#"{"matchLabels": {"trial": "in"}}"#;
+    let fields = format!(
+        r#", "local": {{"nodeSelector": {chosen}}}, "remote": {{"nodes": {{"nodeSelector": {chosen}}}}}"#
+    );
+    lab.kubectl().apply(&other(200, &fields))?;
+    says(lab, "trial", "Enforced", "True Enforcing")?;
+    says(lab, "trial", "Ready", "True ")?;
+    let part = says(lab, "cluster-mesh", "Programmed", "True PartiallyProgrammed")?;
+    ensure(part.contains("trial"), || part.clone())?;
+    wait_ready(lab, ROLLOUT)?;
+    let taken = Standing::settled(lab, ROLLOUT)?;
+    remove_other(lab)?;
+    says(lab, "cluster-mesh", "Programmed", "True Programmed")?;
+    wait_ready(lab, ROLLOUT)?;
+    let back = Standing::settled(lab, ROLLOUT)?;
+    let evidence = busy.finish(&Allowed {
+        lost: HANDED_OVER,
+        counters: &[
+            "XfrmOutNoStates",
+            "XfrmInNoStates",
+            "XfrmInTmplMismatch",
+            "XfrmOutPolBlock",
+        ],
+        ..Allowed::default()
+    })?;
+    for node in &NODES[..2] {
+        lab.kubectl().run(&["label", "node", node, "trial-"])?;
+    }
+    Ok(format!(
+        "lower rank: {shadowed:?}; higher rank: a pair taken ({} SAs) and given back ({}); {evidence}",
+        taken.count(),
+        back.count()
+    ))
+}
+
+/// A second tunnel, of this priority and with these further fields.
+fn other(priority: u16, fields: &str) -> String {
+    format!(
+        r#"{{"apiVersion": "ipsecmesh.io/v1alpha1", "kind": "IPsecTunnel", "metadata": {{"name": "trial"}}, "spec": {{"priority": {priority}{fields}}}}}"#
+    )
+}
+
+fn remove_other(lab: &Lab) -> Result<()> {
+    lab.kubectl()
+        .run(&["delete", "ipsectunnel", "trial", "--timeout=60s"])
+        .map(drop)
+}
+
+/// Waits until a condition has this status and reason; what it says.
+fn says(lab: &Lab, tunnel: &str, condition: &str, wanted: &str) -> Result<String> {
+    let found = format!("{{.status.conditions[?(@.type==\"{condition}\")]");
+    let template = format!("{found}.status}} {found}.reason}} {found}.message}}");
+    eventually(&format!("{tunnel}: {condition}={wanted}"), ROLLOUT, || {
+        let said = lab.kubectl().value(&["ipsectunnel", tunnel], &template)?;
+        ensure(said.starts_with(wanted), || said.clone())?;
+        Ok(said)
+    })
 }
 
 fn patch(lab: &Lab, patch: &str) -> Result<()> {

@@ -71,6 +71,7 @@ const TRIALS: &[(&str, Check)] = &[
     ("encrypt::edits_lose_nothing", encrypt::edits_lose_nothing),
     ("edit::other_algorithms", edit::other_algorithms),
     ("edit::fewer_nodes", edit::fewer_nodes),
+    ("edit::overlapping_tunnels", edit::overlapping_tunnels),
     ("restart::agent_is_replaced", restart::agent_is_replaced),
     ("restart::agents_are_killed", restart::agents_are_killed),
     ("restart::leader_is_killed", restart::leader_is_killed),

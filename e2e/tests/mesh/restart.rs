@@ -90,9 +90,9 @@ pub(crate) fn leader_is_killed(world: &World) -> Result<String> {
     ))
 }
 
-/// The API server is gone for 20 s, with a rekey and an agent's crash meanwhile.
+/// The API server is gone for a minute, with a rekey and an agent's crash meanwhile.
 pub(crate) fn api_server_is_away(world: &World) -> Result<String> {
-    const AWAY: Duration = Duration::from_secs(20);
+    const AWAY: Duration = Duration::from_mins(1);
     let pods = world.mesh()?;
     let lab = pods.lab();
     let watch = Watch::all(&pods)?;

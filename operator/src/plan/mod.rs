@@ -3,6 +3,7 @@
 pub(crate) mod address;
 pub(crate) mod echo;
 pub(crate) mod membership;
+pub(crate) mod overlap;
 pub(crate) mod overlay;
 pub(crate) mod rollout;
 pub(crate) mod teardown;

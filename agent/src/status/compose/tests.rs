@@ -65,6 +65,7 @@ fn inputs(phase: Phase, pairs: &[(&str, Pair)]) -> StatusInputs {
         overlays: Vec::new(),
         members,
         overridden_by: BTreeSet::new(),
+        apart: BTreeSet::new(),
     });
     StatusInputs {
         snapshot: Arc::new(snapshot()),

@@ -1,19 +1,23 @@
 //! What a look at a tunnel tells people: its status, Events, metrics.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use ipsecmesh_crds::rank::{Narrowness, Rank};
 use ipsecmesh_crds::tunnel::{
     EffectiveProposals, FailingPair, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout, TunnelSummary,
 };
-use ipsecmesh_crds::{IPsecTunnel, Phase};
+use ipsecmesh_crds::{IPsecPeer, IPsecTunnel, Phase};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
+use kube::{Api, ResourceExt as _};
 
 use super::{Look, Plan};
 use crate::apply::Error;
 use crate::plan::echo::{Failure, Follower, Lag};
 use crate::plan::membership::pair_count;
+use crate::plan::overlap::{Claim, Overlap, overlap};
+use crate::plan::rollout::Goal;
 use crate::verdict::{self, Findings, Problem, Standing};
 use crate::view;
 
@@ -115,6 +119,39 @@ impl Look<'_> {
             agents: troubled.collect(),
             behind: lagging(|lag| matches!(lag, Lag::Behind)).collect(),
             failing,
+            overlap: if plan.goal == Goal::Remove {
+                Overlap::Nothing
+            } else {
+                self.overlap()
+            },
+        }
+    }
+
+    /// What tunnels of higher rank have of this one, as both are published.
+    fn overlap(&self) -> Overlap {
+        let rank = Rank::of(self.tunnel, Narrowness::default());
+        let all = self.context.stores().tunnels.state();
+        let above = all
+            .iter()
+            .filter(|other| other.name_any() != self.name && Rank::of(other, Narrowness::default()) < rank);
+        let winners: Vec<Claim> = above.map(|other| self.claim(other)).collect();
+        if winners.is_empty() {
+            return Overlap::Nothing;
+        }
+        overlap(&self.claim(self.tunnel), &winners)
+    }
+
+    fn claim(&self, tunnel: &IPsecTunnel) -> Claim {
+        let name = tunnel.name_any();
+        let side = |(node, peer): (&String, &Arc<IPsecPeer>)| {
+            let mut memberships = peer.spec.memberships.iter();
+            let membership = memberships.find(|membership| membership.tunnel == name)?;
+            Some((node.clone(), membership.side))
+        };
+        Claim {
+            sides: self.peers.iter().filter_map(side).collect(),
+            entries: view::published_overlay(tunnel).into_keys().collect(),
+            name,
         }
     }
 
@@ -251,7 +288,7 @@ fn ready_reason(status: &IPsecTunnelStatus) -> Option<String> {
 
 /// Reasons that are worth an Event: not those of every rollout.
 fn event_reason(reason: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 20] = [
+    const KNOWN: [&str; 22] = [
         "AddressConflict",
         "AgentsNotReady",
         "AuthenticationFailed",
@@ -261,10 +298,12 @@ fn event_reason(reason: &str) -> Option<&'static str> {
         "InvalidSelector",
         "KernelUnsupported",
         "MissingCapability",
+        "NoCommonAddressFamily",
         "NoNodesSelected",
         "NoOverlayDetected",
         "NoProposalChosen",
         "OverlayMismatch",
+        "Overridden",
         "PeerUnreachable",
         "PortInUse",
         "ProtocolError",
