@@ -23,6 +23,20 @@ pub struct EndpointConfig {
     pub retransmit: Retransmit,
     /// Bounds on work for hosts that have not authenticated.
     pub limits: Limits,
+    /// Longest IP packet, in bytes, that carries an IKE message to a peer that takes fragments (RFC 7383 §2.5.1); `None`
+    /// offers no fragmentation.
+    pub fragment_size: Option<u16>,
+}
+
+impl EndpointConfig {
+    /// The fragment size that fits through every IPv6 path, and through nearly every IPv4 path.
+    pub const FRAGMENT_SIZE: u16 = 1280;
+
+    /// The longest IKE message in one packet on this path: without the headers of IP and UDP and the non-ESP marker.
+    pub(crate) fn longest_message(&self, path: crate::types::Path) -> Option<usize> {
+        let ip = if path.remote.is_ipv4() { 20 } else { 40 };
+        Some(usize::from(self.fragment_size?).saturating_sub(ip + 8 + 4))
+    }
 }
 
 impl fmt::Debug for EndpointConfig {
@@ -32,6 +46,7 @@ impl fmt::Debug for EndpointConfig {
             .field("credentials", &self.credentials)
             .field("retransmit", &self.retransmit)
             .field("limits", &self.limits)
+            .field("fragment_size", &self.fragment_size)
             .finish_non_exhaustive()
     }
 }

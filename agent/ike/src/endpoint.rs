@@ -228,6 +228,13 @@ impl Endpoint {
         self.transmits_out.push_back((path, datagram));
     }
 
+    /// Sends all fragments of a message, or the one datagram that it is.
+    pub(crate) fn transmit_all(&mut self, path: Path, datagrams: &[Vec<u8>]) {
+        for datagram in datagrams {
+            self.transmit(path, datagram.clone());
+        }
+    }
+
     pub(crate) fn event(&mut self, event: Event) {
         self.events_out.push_back(event);
     }

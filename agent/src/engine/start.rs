@@ -67,6 +67,7 @@ async fn live(mut setting: Setting) {
         verifier: Arc::clone(&setting.verifier),
         retransmit: Retransmit::default(),
         limits: Limits::default(),
+        fragment_size: Some(EndpointConfig::FRAGMENT_SIZE),
     };
     let engine = Engine::new(Parts {
         endpoint: Endpoint::new(config, setting.provider, seed, clock.now()),

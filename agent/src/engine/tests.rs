@@ -81,6 +81,7 @@ impl Node {
             verifier: Arc::new(DirectoryVerifier::default()),
             retransmit: Retransmit::default(),
             limits: Limits::default(),
+            fragment_size: Some(EndpointConfig::FRAGMENT_SIZE),
         };
         let provider = ipsecmesh_crypto::PROVIDERS[0];
         let view = SharedView::new();

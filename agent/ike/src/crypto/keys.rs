@@ -25,6 +25,12 @@ pub struct IkeKeys {
 }
 
 impl IkeKeys {
+    /// Both ends take fragments (RFC 7383 §2.3): messages of more than `longest` bytes are sent in several datagrams.
+    pub fn allow_fragments(&mut self, longest: usize) {
+        self.sealer.allow_fragments(longest);
+        self.opener.allow_fragments();
+    }
+
     pub(super) fn material_length(suite: IkeSuite) -> usize {
         3 * suite.prf.output_length() + 2 * sealing_length(suite.encryption)
     }

@@ -8,6 +8,7 @@ mod negotiate;
 mod prf;
 mod protected;
 mod provider;
+mod reassembly;
 mod schedule;
 mod secret;
 mod spki;

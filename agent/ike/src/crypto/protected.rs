@@ -2,11 +2,12 @@
 
 use super::error::CryptoError;
 use super::provider::{NONCE_LENGTH, Provider, TAG_LENGTH};
+use super::reassembly::Reassembly;
 use super::secret::Secret;
 use crate::config::Encryption;
 use crate::wire::{
-    DecodeError, Envelope, FragmentEnvelope, FragmentPosition, Header, Message, Payload, PayloadType,
-    Payloads, encode_envelope,
+    Body, DecodeError, Envelope, FragmentEnvelope, FragmentPosition, HEADER_LENGTH, Header, Message, Payload,
+    PayloadType, Payloads, SK_HEAD, SKF_HEAD, encode_content, encode_sealed_head,
 };
 
 /// Length of the explicit IV in front of the ciphertext (RFC 5282 §3.1).
@@ -38,6 +39,13 @@ impl<T> IntegrityChecked<T> {
     }
 }
 
+impl<T> IntegrityChecked<Option<T>> {
+    /// What was checked, if there is anything.
+    pub(super) fn transpose(self) -> Option<IntegrityChecked<T>> {
+        self.0.map(IntegrityChecked)
+    }
+}
+
 /// A message that the peer sealed.
 #[derive(Debug)]
 pub struct Opened {
@@ -66,6 +74,8 @@ pub struct Fragment {
 pub struct Sealer {
     key: SealingKey,
     next_iv: u64,
+    /// A longer message goes in fragments, where the peer takes them.
+    longest: Option<usize>,
 }
 
 impl Sealer {
@@ -73,42 +83,122 @@ impl Sealer {
         Self {
             key: SealingKey { encryption, key },
             next_iv: 0,
+            longest: None,
         }
     }
 
-    /// The whole datagram: header, SK payload, check value.
+    /// The whole message in one datagram: header, SK payload, check value.
     pub fn seal(
         &mut self,
         provider: &Provider,
         header: &Header,
         payloads: &[Payload],
     ) -> Result<Vec<u8>, CryptoError> {
+        let content = encode_content(payloads).map_err(|_| CryptoError::MessageTooLong)?;
+        self.seal_part(provider, header, first_of(payloads), None, &content)
+    }
+
+    /// The message in one datagram, or in fragments (RFC 7383 §2.5) where both ends have agreed on them and one would be
+    /// too long.
+    pub fn seal_message(
+        &mut self,
+        provider: &Provider,
+        header: &Header,
+        payloads: &[Payload],
+    ) -> Result<Vec<Vec<u8>>, CryptoError> {
+        let content = encode_content(payloads).map_err(|_| CryptoError::MessageTooLong)?;
+        let first = first_of(payloads);
+        let overhead = HEADER_LENGTH + IV_LENGTH + 1 + TAG_LENGTH;
+        let fits = |longest: usize| overhead + SK_HEAD + content.len() <= longest;
+        let Some(longest) = self.longest.filter(|longest| !fits(*longest)) else {
+            return Ok(vec![self.seal_part(provider, header, first, None, &content)?]);
+        };
+        let room = longest.saturating_sub(overhead + SKF_HEAD).max(1);
+        let total = u16::try_from(content.len().div_ceil(room)).map_err(|_| CryptoError::MessageTooLong)?;
+        let parts = (1..=total).zip(content.chunks(room)).map(|(number, part)| {
+            let position = FragmentPosition::new(number, total).map_err(|_| CryptoError::MessageTooLong)?;
+            let first = if number == 1 { first } else { PayloadType::NONE };
+            self.seal_part(provider, header, first, Some(position), part)
+        });
+        parts.collect()
+    }
+
+    /// From now on messages of more than `longest` bytes go in fragments.
+    pub(super) fn allow_fragments(&mut self, longest: usize) {
+        self.longest = Some(longest);
+    }
+
+    /// The longest message that goes in one datagram, where the peer takes fragments.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        self.longest
+    }
+
+    fn seal_part(
+        &mut self,
+        provider: &Provider,
+        header: &Header,
+        first: PayloadType,
+        fragment: Option<FragmentPosition>,
+        content: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
         let iv = self.next_iv.to_be_bytes();
         self.next_iv = self.next_iv.checked_add(1).ok_or(CryptoError::KeyExhausted)?;
-        let (mut datagram, mut content) =
-            encode_envelope(header, payloads, |inner| IV_LENGTH + inner + 1 + TAG_LENGTH)
-                .map_err(|_| CryptoError::MessageTooLong)?;
-        content.push(0); // Pad Length: combined-mode ciphers need no padding (RFC 5282 §3).
+        let sealed_length = IV_LENGTH + content.len() + 1 + TAG_LENGTH;
+        let mut datagram = encode_sealed_head(header, first, fragment, sealed_length)
+            .map_err(|_| CryptoError::MessageTooLong)?;
+        // Pad Length 0: combined-mode ciphers need no padding (RFC 5282 §3).
+        let mut sealed = [content, &[0]].concat();
         let (key, nonce) = self.key.with_iv(iv)?;
         provider
             .aead
-            .seal(self.key.encryption, key, &nonce, &datagram, &mut content)?;
+            .seal(self.key.encryption, key, &nonce, &datagram, &mut sealed)?;
         datagram.extend_from_slice(&iv);
-        datagram.extend_from_slice(&content);
+        datagram.extend_from_slice(&sealed);
         Ok(datagram)
     }
+}
+
+fn first_of(payloads: &[Payload]) -> PayloadType {
+    payloads.first().map_or(PayloadType::NONE, Payload::kind)
 }
 
 /// Opens the peer's messages of one IKE SA.
 #[derive(Debug)]
 pub struct Opener {
     key: SealingKey,
+    /// Fragments are welcome.
+    fragments: Option<Reassembly>,
 }
 
 impl Opener {
     pub(super) fn new(encryption: Encryption, key: Secret) -> Self {
         Self {
             key: SealingKey { encryption, key },
+            fragments: None,
+        }
+    }
+
+    /// From now on fragments are taken.
+    pub(super) fn allow_fragments(&mut self) {
+        self.fragments = Some(Reassembly::default());
+    }
+
+    /// Checks and decrypts a sealed message or one fragment of it; the message when it is complete.
+    pub fn open_message(
+        &mut self,
+        provider: &Provider,
+        datagram: &mut [u8],
+        body: &Body,
+    ) -> Result<Option<IntegrityChecked<Opened>>, CryptoError> {
+        match body {
+            Body::Protected(envelope) => self.open(provider, datagram, *envelope).map(Some),
+            Body::Fragment(fragment) if self.fragments.is_some() => {
+                let fragment = self.open_fragment(provider, datagram, *fragment)?;
+                let reassembly = self.fragments.as_mut();
+                Ok(reassembly.and_then(|reassembly| reassembly.add(fragment)))
+            }
+            // Fragments that were not agreed on, and what is in clear, are nobody's.
+            Body::Fragment(_) | Body::Plain(_) => Err(CryptoError::Unauthenticated),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::output::{CloseReason, Disposition, DropReason, Failure};
 use crate::sa::{Candidate, Initiating, NewSa, Origin, Standing};
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
-    CertificateRequest, Envelope, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
+    Body, CertificateRequest, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
     Payload, Payloads, Role, Spi, TrafficSelectors, Version,
 };
 
@@ -36,13 +36,13 @@ impl Endpoint {
         candidate.request = candidate
             .keys
             .sealer
-            .seal(self.provider, &header, &payloads)
+            .seal_message(self.provider, &header, &payloads)
             .ok()?;
-        let (path, datagram) = (candidate.path, candidate.request.clone());
+        let (path, datagrams) = (candidate.path, candidate.request.clone());
         let attempt = self.initiating.get_mut(&id)?;
         attempt.candidates.push(candidate);
         attempt.attempts = 1;
-        self.transmit(path, datagram);
+        self.transmit_all(path, &datagrams);
         let wait = self.initiate_wait(1);
         self.set_timer(crate::timer::Timer::Initiate(id), wait);
         Some(())
@@ -103,7 +103,7 @@ impl Endpoint {
         path: Path,
         header: &Header,
         datagram: &mut [u8],
-        envelope: Envelope,
+        body: &Body,
     ) -> Disposition {
         let Some(attempt) = self.initiating.get_mut(&id) else {
             return Disposition::Dropped(DropReason::UnknownSpi);
@@ -115,16 +115,21 @@ impl Endpoint {
             .candidates
             .iter()
             .position(|c| Some(c.spi_r) == header.responder_spi);
-        let Some(candidate) = position.and_then(|position| attempt.candidates.get(position)) else {
+        let Some(candidate) = position.and_then(|position| attempt.candidates.get_mut(position)) else {
             return Disposition::Dropped(DropReason::UnknownSpi);
-        };
-        let Ok(opened) = candidate.keys.opener.open(self.provider, datagram, envelope) else {
-            return Disposition::Dropped(DropReason::BadIntegrity);
         };
         let expected = header.flags.is_response()
             && header.flags.sender() == Role::Responder
             && header.exchange == ExchangeType::IKE_AUTH
             && header.message_id == MessageId(1);
+        if !expected && matches!(body, Body::Fragment(_)) {
+            return Disposition::Dropped(DropReason::Unexpected);
+        }
+        let opened = match candidate.keys.opener.open_message(self.provider, datagram, body) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Disposition::Accepted,
+            Err(_) => return Disposition::Dropped(DropReason::BadIntegrity),
+        };
         if !expected {
             return Disposition::Dropped(DropReason::Unexpected);
         }

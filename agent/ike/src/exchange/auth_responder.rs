@@ -12,7 +12,7 @@ use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, SpiOwner, Standing};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
-    CertificateRequest, Envelope, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
+    Body, CertificateRequest, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
     Payload, Payloads, Role, Version,
 };
 use std::time::Duration;
@@ -28,9 +28,9 @@ impl Endpoint {
         path: Path,
         header: &Header,
         datagram: &mut [u8],
-        envelope: Envelope,
+        body: &Body,
     ) -> Disposition {
-        let Some(half_open) = self.half_open.get(id) else {
+        let Some(half_open) = self.half_open.get_mut(id) else {
             return Disposition::Dropped(DropReason::UnknownSpi);
         };
         let same_hosts =
@@ -39,18 +39,23 @@ impl Endpoint {
         {
             return Disposition::Dropped(DropReason::UnknownSpi);
         }
-        let Ok(opened) = half_open.keys.opener.open(self.provider, datagram, envelope) else {
-            return Disposition::Dropped(DropReason::BadIntegrity);
-        };
         let expected = !header.flags.is_response()
             && header.exchange == ExchangeType::IKE_AUTH
             && header.message_id == MessageId(1);
+        if !expected && matches!(body, Body::Fragment(_)) {
+            return Disposition::Dropped(DropReason::OutsideWindow);
+        }
+        let opened = match half_open.keys.opener.open_message(self.provider, datagram, body) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Disposition::Accepted,
+            Err(_) => return Disposition::Dropped(DropReason::BadIntegrity),
+        };
         if !expected {
             return Disposition::Dropped(DropReason::OutsideWindow);
         }
         if let HalfOpenOutcome::Refused(answer) = &half_open.outcome {
             let answer = answer.clone();
-            self.transmit(path, answer);
+            self.transmit_all(path, &answer);
             return Disposition::Answered(AnswerReason::Repeated);
         }
         match opened.into_inner().payloads {
@@ -131,11 +136,15 @@ impl Endpoint {
             flags: Flags::response(Role::Responder),
             message_id: MessageId(1),
         };
-        let Ok(answer) = half_open.keys.sealer.seal(self.provider, &header, &[notify]) else {
+        let Ok(answer) = half_open
+            .keys
+            .sealer
+            .seal_message(self.provider, &header, &[notify])
+        else {
             return;
         };
         half_open.outcome = HalfOpenOutcome::Refused(answer.clone());
-        self.transmit(path, answer);
+        self.transmit_all(path, &answer);
         self.set_timer(Timer::HalfOpen(id), REFUSED_GRACE);
     }
 

@@ -134,6 +134,7 @@ impl Endpoint {
             attempt.path,
             peer.config.encapsulation,
         ));
+        payloads.extend(self.offers_fragments());
         if peer.config.auth == PeerAuth::Certificate {
             payloads.push(Payload::Notify(Notify::hash_algorithms(&[
                 HashAlgorithm::SHA2_256,
@@ -219,9 +220,12 @@ impl Endpoint {
             offer.key_exchange.method() == suite.key_exchange && ke.method == suite.key_exchange.into()
         })?;
         let shared = offer.key_exchange.complete(&ke.data).ok()?;
-        let keys = Skeyseed::initial(self.provider, suite, &shared, &attempt.nonce, &nonce_r)
+        let mut keys = Skeyseed::initial(self.provider, suite, &shared, &attempt.nonce, &nonce_r)
             .into_ike_keys(self.provider, attempt.spi, spi_r, Role::Initiator)
             .ok()?;
+        if let Some(longest) = self.agreed_fragments(payloads, path) {
+            keys.allow_fragments(longest);
+        }
         let encapsulation = peer.config.encapsulation;
         let detected = nat::detected(self.provider, payloads, attempt.spi, Some(spi_r), path);
         if detected && encapsulation == Encapsulation::Never {
@@ -350,7 +354,7 @@ impl Endpoint {
         let mut datagrams: Vec<(Path, Vec<u8>)> = attempt
             .candidates
             .iter()
-            .map(|c| (c.path, c.request.clone()))
+            .flat_map(|c| c.request.iter().map(|datagram| (c.path, datagram.clone())))
             .collect();
         // Behind a forged response the right one may have been lost: the offer is repeated as well.
         if (datagrams.is_empty() || number > 1)

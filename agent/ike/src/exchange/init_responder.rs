@@ -228,14 +228,18 @@ impl Endpoint {
             path,
             encapsulation,
         ));
+        answer.extend(self.offers_fragments());
         if auth == PeerAuth::Certificate {
             let hashes = Notify::hash_algorithms(&[HashAlgorithm::SHA2_256]);
             answer.push(Payload::Notify(hashes));
         }
         let header = init_response(spi_i, spi_r);
-        let (Ok(keys), Ok(response)) = (keys, crate::wire::encode(&header, &answer)) else {
+        let (Ok(mut keys), Ok(response)) = (keys, crate::wire::encode(&header, &answer)) else {
             return malformed;
         };
+        if let Some(longest) = self.agreed_fragments(payloads, path) {
+            keys.allow_fragments(longest);
+        }
         let id = IkeSaId(self.next_id());
         let sa = HalfOpen {
             peer: peer_id,

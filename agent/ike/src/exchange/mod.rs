@@ -14,7 +14,8 @@ mod window;
 
 use crate::endpoint::Endpoint;
 use crate::sa::{IkeSa, Standing};
-use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId};
+use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, Path};
+use crate::wire::{Notify, NotifyType, Payload, Payloads};
 
 pub(crate) use child_responder::HeldChild;
 pub(crate) use informational::HeldDelete;
@@ -22,8 +23,8 @@ pub(crate) use informational::HeldDelete;
 /// The request of ours that waits for its response: one at a time (RFC 7296 §2.3).
 pub(crate) struct InFlight {
     pub(crate) id: u32,
-    /// Sent again bit by bit (RFC 7296 §2.1).
-    pub(crate) datagram: Vec<u8>,
+    /// The message, or its fragments; sent again bit by bit (RFC 7296 §2.1).
+    pub(crate) datagrams: Vec<Vec<u8>>,
     /// Transmissions so far.
     pub(crate) attempts: u32,
     pub(crate) exchange: Exchange,
@@ -105,6 +106,18 @@ impl IkeSa {
 }
 
 impl Endpoint {
+    /// What IKE_SA_INIT says about fragments (RFC 7383 §2.3).
+    fn offers_fragments(&self) -> Option<Payload> {
+        let notify = Notify::new(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
+        self.config.fragment_size.map(|_| Payload::Notify(notify))
+    }
+
+    /// The longest message in one datagram, when the peer's IKE_SA_INIT says that it takes fragments and so does ours.
+    fn agreed_fragments(&self, theirs: &Payloads, path: Path) -> Option<usize> {
+        theirs.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)?;
+        self.config.longest_message(path)
+    }
+
     /// Puts a request into the queue of an IKE SA, once.
     pub(crate) fn enqueue(&mut self, id: IkeSaId, task: Task) {
         if let Some(sa) = self.sas.get_mut(&id)

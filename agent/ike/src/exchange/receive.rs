@@ -42,29 +42,60 @@ impl Endpoint {
         let Some(owner) = ours.and_then(|spi| self.by_spi.get(&spi).copied()) else {
             return Disposition::Dropped(DropReason::UnknownSpi);
         };
-        // In clear or in fragments that were never agreed on: a live SA does not care (RFC 7296 §2.21.4).
-        let Body::Protected(envelope) = body else {
-            return Disposition::Dropped(DropReason::BadIntegrity);
-        };
         match owner {
-            SpiOwner::Established(id) => {
-                let Some(sa) = self.sas.get(&id) else {
-                    return Disposition::Dropped(DropReason::UnknownSpi);
-                };
-                let spis = (header.initiator_spi, header.responder_spi);
-                if spis != (sa.spi_i, Some(sa.spi_r))
-                    || header.flags.sender() != sa.role.peer()
-                    || (path.local.ip(), path.remote.ip()) != (sa.path.local.ip(), sa.path.remote.ip())
-                {
-                    return Disposition::Dropped(DropReason::UnknownSpi);
-                }
-                match sa.opener.open(self.provider, datagram, envelope) {
-                    Ok(opened) => self.receive_opened(id, path, opened),
+            SpiOwner::Established(id) => self.receive_sealed(id, path, &header, datagram, &body),
+            SpiOwner::HalfOpen(id) => self.receive_auth_request(id, path, &header, datagram, &body),
+            SpiOwner::Initiating(id) => self.receive_auth_response(id, path, &header, datagram, &body),
+        }
+    }
+
+    /// A message for an established SA. What is in clear is nobody's: a live SA does not care (RFC 7296 §2.21.4).
+    fn receive_sealed(
+        &mut self,
+        id: IkeSaId,
+        path: Path,
+        header: &Header,
+        datagram: &mut [u8],
+        body: &Body,
+    ) -> Disposition {
+        let Some(sa) = self.sas.get_mut(&id) else {
+            return Disposition::Dropped(DropReason::UnknownSpi);
+        };
+        let spis = (header.initiator_spi, header.responder_spi);
+        if spis != (sa.spi_i, Some(sa.spi_r))
+            || header.flags.sender() != sa.role.peer()
+            || (path.local.ip(), path.remote.ip()) != (sa.path.local.ip(), sa.path.remote.ip())
+        {
+            return Disposition::Dropped(DropReason::UnknownSpi);
+        }
+        if let Body::Fragment(fragment) = body {
+            let number = header.message_id.0;
+            let request = !header.flags.is_response();
+            if request && sa.expected.checked_sub(1) == Some(number) {
+                // One answer for all fragments of a repeated request (RFC 7383 §2.6.1).
+                let opened = sa.opener.open_fragment(self.provider, datagram, *fragment);
+                return match opened {
+                    Ok(_) if fragment.position.number() == 1 => self.repeat(id, number, path),
+                    Ok(_) => Disposition::Dropped(DropReason::OutsideWindow),
                     Err(_) => Disposition::Dropped(DropReason::BadIntegrity),
-                }
+                };
             }
-            SpiOwner::HalfOpen(id) => self.receive_auth_request(id, path, &header, datagram, envelope),
-            SpiOwner::Initiating(id) => self.receive_auth_response(id, path, &header, datagram, envelope),
+            // Only the message that the window lets in is put together.
+            let due = if request {
+                sa.expected == number && sa.standing != Standing::Closed
+            } else {
+                sa.in_flight
+                    .as_ref()
+                    .is_some_and(|in_flight| in_flight.id == number)
+            };
+            if !due {
+                return Disposition::Dropped(DropReason::OutsideWindow);
+            }
+        }
+        match sa.opener.open_message(self.provider, datagram, body) {
+            Ok(Some(opened)) => self.receive_opened(id, path, opened),
+            Ok(None) => Disposition::Accepted,
+            Err(_) => Disposition::Dropped(DropReason::BadIntegrity),
         }
     }
 
@@ -108,8 +139,8 @@ impl Endpoint {
     /// A request came again: the response goes again (RFC 7296 §2.1), where it has been made.
     fn repeat(&mut self, id: IkeSaId, number: u32, path: Path) -> Disposition {
         match self.sas.get(&id).and_then(|sa| sa.cached.clone()) {
-            Some((cached, datagram)) if cached == number => {
-                self.transmit(path, datagram);
+            Some((cached, datagrams)) if cached == number => {
+                self.transmit_all(path, &datagrams);
                 Disposition::Answered(AnswerReason::Repeated)
             }
             _ => Disposition::Dropped(DropReason::OutsideWindow),

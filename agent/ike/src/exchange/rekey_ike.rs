@@ -333,9 +333,12 @@ impl Endpoint {
             nonce_r,
             role,
         } = agreed;
-        let keys = Skeyseed::rekey(self.provider, &sa.d, suite, &shared, nonce_i, nonce_r)
+        let mut keys = Skeyseed::rekey(self.provider, &sa.d, suite, &shared, nonce_i, nonce_r)
             .into_ike_keys(self.provider, spi_i, spi_r, role)
             .ok()?;
+        if let Some(longest) = sa.sealer.longest() {
+            keys.allow_fragments(longest);
+        }
         let new = NewSa {
             id: IkeSaId(0),
             peer: sa.peer,

@@ -39,18 +39,18 @@ impl Endpoint {
         let Some(sa) = self.sas.get_mut(&id) else { return };
         let number = sa.next_request;
         let header = sa.header(kind, Flags::request(sa.role), number);
-        let Ok(datagram) = sa.sealer.seal(self.provider, &header, payloads) else {
+        let Ok(datagrams) = sa.sealer.seal_message(self.provider, &header, payloads) else {
             return;
         };
         sa.next_request += 1;
         let path = sa.path;
         sa.in_flight = Some(InFlight {
             id: number,
-            datagram: datagram.clone(),
+            datagrams: datagrams.clone(),
             attempts: 1,
             exchange,
         });
-        self.transmit(path, datagram);
+        self.transmit_all(path, &datagrams);
         let wait = self.retransmit_wait(1);
         self.set_timer(Timer::Retransmit(id), wait);
     }
@@ -59,12 +59,12 @@ impl Endpoint {
     pub(crate) fn respond(&mut self, id: IkeSaId, kind: ExchangeType, number: u32, payloads: &[Payload]) {
         let Some(sa) = self.sas.get_mut(&id) else { return };
         let header = sa.header(kind, Flags::response(sa.role), number);
-        let Ok(datagram) = sa.sealer.seal(self.provider, &header, payloads) else {
+        let Ok(datagrams) = sa.sealer.seal_message(self.provider, &header, payloads) else {
             return;
         };
-        sa.cached = Some((number, datagram.clone()));
+        sa.cached = Some((number, datagrams.clone()));
         let path = sa.path;
-        self.transmit(path, datagram);
+        self.transmit_all(path, &datagrams);
     }
 
     /// The time of the request under way has come: again, or the peer does not answer.
@@ -89,8 +89,8 @@ impl Endpoint {
         }
         let (attempt, peer, path) = (in_flight.attempts, sa.peer, sa.path);
         in_flight.attempts += 1;
-        let datagram = in_flight.datagram.clone();
-        self.transmit(path, datagram);
+        let datagrams = in_flight.datagrams.clone();
+        self.transmit_all(path, &datagrams);
         self.event(Event::Retransmitted { peer, attempt });
         let wait = self.retransmit_wait(attempt + 1);
         self.set_timer(Timer::Retransmit(id), wait);

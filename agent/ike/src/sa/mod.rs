@@ -67,8 +67,8 @@ pub(crate) struct Candidate {
     pub(crate) response: Vec<u8>,
     pub(crate) path: Path,
     pub(crate) encapsulated: bool,
-    /// The sealed IKE_AUTH request.
-    pub(crate) request: Vec<u8>,
+    /// The sealed IKE_AUTH request, or its fragments.
+    pub(crate) request: Vec<Vec<u8>>,
 }
 
 /// An exchange that a peer's address began; nothing of it is authenticated yet.
@@ -91,7 +91,7 @@ pub(crate) enum HalfOpenOutcome {
     /// IKE_AUTH has not come.
     Waiting,
     /// It was refused; the answer is repeated on request.
-    Refused(Vec<u8>),
+    Refused(Vec<Vec<u8>>),
 }
 
 /// An IKE SA whose peer is authenticated.
@@ -111,7 +111,7 @@ pub(crate) struct IkeSa {
     /// ID of the peer's next request.
     pub(crate) expected: u32,
     /// Our last response (RFC 7296 §2.1).
-    pub(crate) cached: Option<(u32, Vec<u8>)>,
+    pub(crate) cached: Option<(u32, Vec<Vec<u8>>)>,
     /// The response that waits for the data plane.
     pub(crate) held: Option<Held>,
     pub(crate) in_flight: Option<InFlight>,

@@ -8,7 +8,7 @@ use super::{ExchangeType, PayloadType};
 use crate::types::IkeSpi;
 
 /// Length of the header on the wire.
-pub(super) const HEADER_LENGTH: usize = 28;
+pub(crate) const HEADER_LENGTH: usize = 28;
 
 /// What the header says, but for the length and the first payload's type, which belong to the encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

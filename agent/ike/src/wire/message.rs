@@ -2,11 +2,16 @@
 
 use super::PayloadType;
 use super::error::{DecodeError, EncodeError, Malformation};
-use super::fragment::FragmentEnvelope;
+use super::fragment::{FragmentEnvelope, FragmentPosition};
 use super::header::{HEADER_LENGTH, Header};
 use super::payload::{ChainItem, MAX_PAYLOADS, Payload, Payloads, encode_chain, next_item};
 use super::reader::Reader;
 use super::writer::Writer;
+
+/// Bytes of an SK payload in front of what is sealed.
+pub(crate) const SK_HEAD: usize = 4;
+/// Bytes of an SKF payload in front of what is sealed.
+pub(crate) const SKF_HEAD: usize = 8;
 
 /// A datagram whose header has been read and whose length has been checked; nothing else of it yet.
 #[derive(Clone, Copy, Debug)]
@@ -103,32 +108,44 @@ pub fn encode(header: &Header, payloads: &[Payload]) -> Result<Vec<u8>, EncodeEr
     w.finish()
 }
 
-/// The header and the generic header of an SK payload whose body is `body_length` bytes long, to which the caller
-/// appends exactly that many.
-pub(crate) fn encode_envelope(
-    header: &Header,
-    payloads: &[Payload],
-    body_length: impl FnOnce(usize) -> usize,
-) -> Result<(Vec<u8>, Vec<u8>), EncodeError> {
+/// The chain of payloads as it is before it is sealed.
+pub(crate) fn encode_content(payloads: &[Payload]) -> Result<Vec<u8>, EncodeError> {
     let mut inner = Writer::default();
     encode_chain(payloads, &mut inner);
-    let inner = inner.finish()?;
-    let body_length = body_length(inner.len());
+    inner.finish()
+}
+
+/// The header of a message and the head of its SK payload, or of its SKF payload when it is a fragment
+/// (RFC 7383 §2.5), to which the caller appends exactly `sealed_length` bytes. `first` is the type of the first payload
+/// inside.
+pub(crate) fn encode_sealed_head(
+    header: &Header,
+    first: PayloadType,
+    fragment: Option<FragmentPosition>,
+    sealed_length: usize,
+) -> Result<Vec<u8>, EncodeError> {
+    let (kind, head) = match fragment {
+        None => (PayloadType::SK, SK_HEAD),
+        Some(_) => (PayloadType::SKF, SKF_HEAD),
+    };
     let too_long = EncodeError {
         field: "encrypted payload",
     };
-    let payload_length = u16::try_from(body_length + 4).map_err(|_| too_long)?;
-
+    let payload_length = u16::try_from(sealed_length + head).map_err(|_| too_long)?;
     let mut w = Writer::default();
-    encode_header(header, PayloadType::SK, &mut w, |w| {
-        w.u8(payloads.first().map_or(PayloadType::NONE, Payload::kind).0);
+    encode_header(header, kind, &mut w, |w| {
+        w.u8(first.0);
         w.u8(0);
         w.u16(payload_length);
+        if let Some(position) = fragment {
+            w.u16(position.number());
+            w.u16(position.total());
+        }
     });
     let mut datagram = w.finish()?;
-    let total = datagram.len() + body_length;
+    let total = datagram.len() + sealed_length;
     patch_length(&mut datagram, total)?;
-    Ok((datagram, inner))
+    Ok(datagram)
 }
 
 /// Sets the length field of a message.

@@ -44,4 +44,5 @@ pub use sa::{Attribute, AttributeValue, Proposal, SecurityAssociation, Transform
 pub use spi::Spi;
 pub use ts::{Selector, TrafficSelectors};
 
-pub(crate) use message::encode_envelope;
+pub(crate) use header::HEADER_LENGTH;
+pub(crate) use message::{SK_HEAD, SKF_HEAD, encode_content, encode_sealed_head};

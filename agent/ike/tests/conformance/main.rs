@@ -9,6 +9,7 @@ mod commands;
 mod cookie;
 mod delete;
 mod draft;
+mod fragment;
 mod half_open;
 mod hostile;
 mod ike_rekey;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ipsecmesh_ike::wire::{ExchangeType, Header, Message, Role};
+use ipsecmesh_ike::wire::{Body, ExchangeType, Header, Message, Role};
 use ipsecmesh_ike::*;
 
 use crate::world::{KernelSa, World};
@@ -23,7 +23,8 @@ pub(crate) struct Watch(BTreeMap<(u64, u64, bool), Request>);
 
 struct Request {
     number: u32,
-    bytes: Vec<u8>,
+    /// The datagrams by the number of the fragment; 0 is a whole message.
+    bytes: BTreeMap<u16, Vec<u8>>,
     answered: bool,
     sent: u32,
 }
@@ -55,11 +56,16 @@ impl World {
         }
         let key = key(&header, header.flags.sender() == Role::Initiator);
         let number = header.message_id.0;
+        let part = match message.body() {
+            Ok(Body::Fragment(fragment)) => fragment.position.number(),
+            Ok(Body::Plain(_) | Body::Protected(_)) | Err(_) => 0,
+        };
         match self.watch.0.get_mut(&key) {
             Some(last) if last.number == number => {
-                last.sent += 1;
+                last.sent += u32::from(part <= 1);
                 let given_up = last.sent >= GIVEN_UP && !last.answered;
-                if last.bytes != datagram {
+                let known = last.bytes.entry(part).or_insert_with(|| datagram.to_vec());
+                if known != datagram {
                     self.failure = Some(format!("{index} repeats request {number} with other bytes"));
                 }
                 if given_up {
@@ -77,7 +83,7 @@ impl World {
         }
         let request = Request {
             number,
-            bytes: datagram.to_vec(),
+            bytes: BTreeMap::from([(part, datagram.to_vec())]),
             answered: false,
             sent: 1,
         };

@@ -112,6 +112,7 @@ pub(crate) struct World {
     pub(crate) nodes: [Node; 2],
     pub(crate) dice: Dice,
     pub(crate) weather: Weather,
+    seed: u64,
     queue: BTreeMap<(Duration, u64), Happening>,
     serial: u64,
     pub(crate) trace: String,
@@ -133,12 +134,25 @@ fn now(at: Duration) -> Now {
     }
 }
 
+/// Without fragments, with the usual ones, or with many: each end as its seed says.
+fn fragmenting(seed: u64, index: usize, config: EndpointConfig) -> EndpointConfig {
+    let own = if index == 0 { seed } else { seed / 3 };
+    EndpointConfig {
+        fragment_size: match own % 3 {
+            0 => None,
+            1 => Some(EndpointConfig::FRAGMENT_SIZE),
+            _ => Some(240),
+        },
+        ..config
+    }
+}
+
 impl World {
     pub(crate) fn new(seed: u64, providers: [&'static Provider; 2]) -> Self {
         let node = |index: usize, host: u8| Node {
             host,
             endpoint: Endpoint::new(
-                endpoint_config(host, host),
+                fragmenting(seed, index, endpoint_config(host, host)),
                 providers[index],
                 [u8::try_from(seed % 251).unwrap_or(0) ^ host; 32],
                 now(Duration::ZERO),
@@ -159,6 +173,7 @@ impl World {
             nodes: [node(0, 1), node(1, 2)],
             dice: Dice(seed ^ 0xdead_beef),
             weather: Weather::FAIR,
+            seed,
             queue: BTreeMap::new(),
             serial: 0,
             trace: String::new(),
@@ -345,7 +360,7 @@ impl World {
             node.boot = node.boot.wrapping_add(16);
         }
         let seed = [node.boot ^ u8::try_from(node.generation % 200).unwrap_or(0); 32];
-        let config = endpoint_config(node.host, node.boot);
+        let config = fragmenting(self.seed, index, endpoint_config(node.host, node.boot));
         node.endpoint = Endpoint::new(config, node.provider, seed, now(self.now));
     }
 

@@ -71,6 +71,7 @@ pub(crate) fn endpoint_config(host: u8, boot: u8) -> EndpointConfig {
         verifier: Arc::new(NamesAreKeys),
         retransmit: Retransmit::default(),
         limits: Limits::default(),
+        fragment_size: Some(EndpointConfig::FRAGMENT_SIZE),
     }
 }
 
