@@ -12,6 +12,7 @@ pub(crate) fn ike_proposals() -> Vec<IkeProposal> {
         encryption: vec![Encryption::AesGcm16Key256],
         prf: vec![Prf::HmacSha384],
         key_exchange: vec![KeyExchange::X25519],
+        additional: Vec::new(),
     }]
 }
 

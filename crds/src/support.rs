@@ -182,15 +182,6 @@ fn ike_proposal(field: &str, proposal: &IkeProposal, found: &mut Vec<Unsupported
         live_group,
         GROUPS,
     );
-    let more = &proposal.additional_key_exchange;
-    none_live(
-        found,
-        field,
-        "additionalKeyExchange",
-        more,
-        |_: AdditionalKeyExchange| false,
-        "none",
-    );
 }
 
 fn child_proposal(field: &str, proposal: &ChildProposal, found: &mut Vec<Unsupported>) {
@@ -297,8 +288,7 @@ mod tests {
                 "spec.protocol",
                 "spec.auth.type",
                 "spec.suite",
-                "spec.ike.proposals[0].keyExchange",
-                "spec.ike.proposals[0].additionalKeyExchange"
+                "spec.ike.proposals[0].keyExchange"
             ]
         );
         assert_eq!(

@@ -3,6 +3,7 @@
 
 mod aead;
 mod hash;
+mod kem;
 mod key_exchange;
 mod signature;
 

@@ -273,6 +273,8 @@ pub struct IkeProposal {
     pub prf: Vec<Prf>,
     /// Key exchange methods.
     pub key_exchange: Vec<KeyExchange>,
+    /// Additional key exchange in IKE_INTERMEDIATE (RFC 9370): one of these is a must where there are any.
+    pub additional: Vec<Kem>,
 }
 
 /// One proposal of a CHILD SA.
@@ -309,6 +311,17 @@ pub enum KeyExchange {
     Ecp256,
     /// Group 31, Curve25519.
     X25519,
+}
+
+/// A key encapsulation mechanism for an additional key exchange: ML-KEM (FIPS 203).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kem {
+    /// ML-KEM-512.
+    MlKem512,
+    /// ML-KEM-768.
+    MlKem768,
+    /// ML-KEM-1024.
+    MlKem1024,
 }
 
 /// What one child protects, and how.

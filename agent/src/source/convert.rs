@@ -14,7 +14,7 @@ use ipsecmesh_crds::tunnel::{self, DpdAction, FailurePolicy};
 use ipsecmesh_crds::units::ByteQuantity;
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
 use ipsecmesh_ike::{
-    BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness,
+    BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, Kem, KeyExchange, Lifetime, Liveness,
     LivenessAction, Mode, Prf,
 };
 use kube::ResourceExt as _;
@@ -171,18 +171,20 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
     }
 }
 
-/// The proposals of the IKE SA, reduced to what the engine has. One with required additional key exchanges is left out
-/// as a whole: without them it would be another proposal.
+/// The proposals of the IKE SA, reduced to what the engine has. One that requires an additional key exchange of which
+/// none is known is left out as a whole: without it it would be another proposal.
 fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
     let one = |proposal: &suite::IkeProposal| IkeProposal {
         encryption: known(&proposal.encryption, encryption),
         prf: known(&proposal.prf, prf),
         key_exchange: known(&proposal.key_exchange, key_exchange),
+        additional: known(&proposal.additional_key_exchange, kem),
     };
     spec.effective_ike_proposals()
         .iter()
-        .filter(|proposal| proposal.additional_key_exchange.is_empty())
-        .map(one)
+        .map(|proposal| (proposal, one(proposal)))
+        .filter(|(wanted, one)| wanted.additional_key_exchange.is_empty() || !one.additional.is_empty())
+        .map(|(_, one)| one)
         .filter(|one| !one.encryption.is_empty() && !one.prf.is_empty() && !one.key_exchange.is_empty())
         .collect()
 }
@@ -206,6 +208,18 @@ fn child_proposals(spec: &IPsecTunnelSpec) -> Vec<ChildProposal> {
 
 fn known<A: Copy, B>(names: &[A], find: fn(A) -> Option<B>) -> Vec<B> {
     names.iter().filter_map(|name| find(*name)).collect()
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "like its siblings, of which some are not known yet"
+)]
+fn kem(name: suite::AdditionalKeyExchange) -> Option<Kem> {
+    Some(match name {
+        suite::AdditionalKeyExchange::MlKem512 => Kem::MlKem512,
+        suite::AdditionalKeyExchange::MlKem768 => Kem::MlKem768,
+        suite::AdditionalKeyExchange::MlKem1024 => Kem::MlKem1024,
+    })
 }
 
 fn encryption(name: suite::Encryption) -> Option<Encryption> {

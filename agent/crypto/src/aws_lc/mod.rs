@@ -1,5 +1,6 @@
 //! The default provider, on aws-lc-rs.
 
+mod kem;
 mod key_exchange;
 mod signature;
 
@@ -21,6 +22,7 @@ pub static PROVIDER: Provider = Provider {
     prf: &Hmac,
     aead: &AesGcm,
     key_exchange: &key_exchange::Agreement,
+    kem: &kem::MlKem,
     hash: &Digest,
     signature: &signature::Verifier,
 };

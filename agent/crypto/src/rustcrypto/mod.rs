@@ -1,6 +1,7 @@
 //! The pure-Rust provider.
 
 mod aead;
+mod kem;
 mod key_exchange;
 mod signature;
 
@@ -13,13 +14,14 @@ use sha2::{Sha256, Sha384};
 
 pub use signature::EcdsaP256Signer;
 
-/// aes-gcm, sha2, hmac, x25519-dalek, p256.
+/// aes-gcm, sha2, hmac, x25519-dalek, p256, ml-kem.
 pub static PROVIDER: Provider = Provider {
     name: "rustcrypto",
     random: &OsRandom,
     prf: &HmacPrf,
     aead: &aead::AesGcm,
     key_exchange: &key_exchange::Agreement,
+    kem: &kem::MlKem,
     hash: &Hashes,
     signature: &signature::Verifier,
 };

@@ -1,7 +1,7 @@
 //! Proof of identity in IKE_AUTH: signatures (RFC 7427) and shared keys (RFC 7296 §2.15).
 
 use crate::config::{Identity, PeerAuth};
-use crate::crypto::{AuthKeys, SignedOctets, psk_auth};
+use crate::crypto::{AuthKeys, Intermediate, SignedOctets, psk_auth};
 use crate::endpoint::Endpoint;
 use crate::types::PeerId;
 use crate::wire::{
@@ -18,6 +18,8 @@ pub(crate) struct Proof<'a> {
     pub(crate) message: &'a [u8],
     /// The other end's nonce.
     pub(crate) nonce: &'a Nonce,
+    /// The IKE_INTERMEDIATE exchange in between.
+    pub(crate) intermediate: Option<&'a Intermediate>,
 }
 
 /// The peer has proven that it is who the configuration expects: nothing but [`Endpoint::authenticate`] makes one.
@@ -50,7 +52,8 @@ impl Endpoint {
             proof.message,
             proof.nonce,
             id,
-        );
+        )
+        .after(proof.intermediate);
         match &peer.config.auth {
             PeerAuth::Psk { current, .. } => {
                 let mac = psk_auth(self.provider, proof.keys.prf(), current, &octets);
@@ -117,7 +120,8 @@ impl Endpoint {
             proof.message,
             proof.nonce,
             id,
-        );
+        )
+        .after(proof.intermediate);
         let expected = &peer.config.remote_identity;
         let known = id
             .identity()

@@ -17,6 +17,40 @@ const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
 /// ```
 pub struct SignedOctets(Vec<u8>);
 
+/// What one IKE_INTERMEDIATE exchange adds to the octets that both ends sign (RFC 9242 §3.3.2):
+///
+/// ```text
+/// IntAuth    = IntAuth_iN | IntAuth_rN | IKE_AUTH_MID
+/// IntAuth_i1 = prf(SK_pi1, IntAuth_i1A | IntAuth_i1P)     likewise for r
+/// ```
+#[derive(Debug)]
+pub struct Intermediate {
+    initiator: Secret,
+    responder: Secret,
+}
+
+impl Intermediate {
+    /// Message ID of the IKE_AUTH request that follows one IKE_INTERMEDIATE exchange.
+    pub const AUTH_ID: u32 = 2;
+
+    /// `keys` are those that the exchange itself was protected with; request and response are as [`unsealed`] gives
+    /// them.
+    ///
+    /// [`unsealed`]: super::unsealed
+    pub fn new(provider: &Provider, keys: &AuthKeys, request: &[u8], response: &[u8]) -> Self {
+        let mac = |role, message| {
+            provider
+                .prf
+                .keyed(keys.prf(), keys.of(role).expose())
+                .apply(&[message])
+        };
+        Self {
+            initiator: mac(Role::Initiator, request),
+            responder: mac(Role::Responder, response),
+        }
+    }
+}
+
 impl SignedOctets {
     /// `signer` is the end whose identity is proven; `message` its IKE_SA_INIT message from the first byte of the
     /// header to the last payload, without a non-ESP marker; `peer_nonce` the other end's nonce; `id` the ID payload
@@ -34,6 +68,17 @@ impl SignedOctets {
             .keyed(keys.prf(), keys.of(signer).expose())
             .apply(&[&id.body()]);
         Self([message, peer_nonce.as_bytes(), maced_id.expose()].concat())
+    }
+
+    /// The same, when an IKE_INTERMEDIATE exchange came before (RFC 9242 §3.3.1).
+    #[must_use]
+    pub fn after(mut self, intermediate: Option<&Intermediate>) -> Self {
+        if let Some(Intermediate { initiator, responder }) = intermediate {
+            self.0.extend_from_slice(initiator.expose());
+            self.0.extend_from_slice(responder.expose());
+            self.0.extend_from_slice(&Intermediate::AUTH_ID.to_be_bytes());
+        }
+        self
     }
 
     /// The octets.

@@ -31,6 +31,13 @@ impl IkeKeys {
         self.opener.allow_fragments();
     }
 
+    /// Fragments as they were agreed on for the keys before these.
+    pub(crate) fn fragments_as(&mut self, before: &Sealer) {
+        if let Some(longest) = before.longest() {
+            self.allow_fragments(longest);
+        }
+    }
+
     pub(super) fn material_length(suite: IkeSuite) -> usize {
         3 * suite.prf.output_length() + 2 * sealing_length(suite.encryption)
     }

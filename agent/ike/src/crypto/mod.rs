@@ -14,18 +14,18 @@ mod secret;
 mod spki;
 mod suite;
 
-pub use auth::{SignedOctets, psk_auth};
+pub use auth::{Intermediate, SignedOctets, psk_auth};
 pub use error::CryptoError;
 pub use keys::{AuthKeys, ChildKeymat, ChildKeys, IkeKeys, SkD};
 pub use negotiate::{
     ChildContext, Chosen, NotOffered, child_offer, confirm_child, confirm_ike, ike_offer, select_child,
-    select_ike,
+    select_ike, without_additional,
 };
 pub use prf::prf_plus;
-pub use protected::{Fragment, IntegrityChecked, Opened, Opener, Sealer};
+pub use protected::{Fragment, IntegrityChecked, Opened, Opener, Sealer, unsealed};
 pub use provider::{
-    ActiveKeyExchange, AeadBackend, HashBackend, KeyExchangeBackend, KeyedPrf, NONCE_LENGTH, PrfBackend,
-    Provider, SecureRandom, SignatureBackend, TAG_LENGTH,
+    ActiveKeyExchange, AeadBackend, Decapsulator, HashBackend, KemBackend, KeyExchangeBackend, KeyedPrf,
+    NONCE_LENGTH, PrfBackend, Provider, SecureRandom, SignatureBackend, TAG_LENGTH,
 };
 pub use schedule::Skeyseed;
 pub use secret::{Secret, constant_time_eq};

@@ -67,19 +67,25 @@ pub fn child_offer(
 /// Chooses from the offer of an IKE SA, by our order of preference; `None` is NO_PROPOSAL_CHOSEN.
 pub fn select_ike(ours: &[IkeProposal], offer: &SecurityAssociation) -> Option<Chosen<IkeSuite>> {
     first_match(ours, offer, |ours, theirs| {
-        if theirs.protocol != Protocol::IKE || !only_optional_besides(theirs, &IKE_TYPES) {
+        if theirs.protocol != Protocol::IKE || !only_optional_besides(theirs, ike_types(ours)) {
             return None;
         }
+        let additional = match ours.additional.as_slice() {
+            [] => None,
+            kems => Some(pick(kems, theirs)?),
+        };
         let suite = IkeSuite {
+            additional,
             encryption: pick(&ours.encryption, theirs)?,
             prf: pick(&ours.prf, theirs)?,
             key_exchange: pick(&ours.key_exchange, theirs)?,
         };
-        let transforms = vec![
+        let mut transforms = vec![
             suite.encryption.into(),
             suite.prf.into(),
             suite.key_exchange.into(),
         ];
+        transforms.extend(additional.map(Transform::from));
         Some((suite, transforms))
     })
 }
@@ -123,8 +129,13 @@ pub fn confirm_ike(
 ) -> Result<(IkeSuite, Spi), NotOffered> {
     let proposal = the_only(response)?;
     let offered = numbered(offered, proposal.number)?;
-    confirm_shape(proposal, Protocol::IKE, &IKE_TYPES)?;
+    confirm_shape(proposal, Protocol::IKE, ike_types(offered))?;
+    let additional = match offered.additional.as_slice() {
+        [] => None,
+        kems => Some(confirm(kems, proposal, "additional key exchange not offered")?),
+    };
     let suite = IkeSuite {
+        additional,
         encryption: confirm(&offered.encryption, proposal, "cipher not offered")?,
         prf: confirm(&offered.prf, proposal, "PRF not offered")?,
         key_exchange: confirm(&offered.key_exchange, proposal, "key exchange method not offered")?,
@@ -162,14 +173,47 @@ pub fn confirm_child(
 
 /// The types of which a suite has one transform each. A type that is not among them may occur only where "none" of
 /// it is one of the choices (RFC 7296 §3.3.6).
-const IKE_TYPES: [TransformType; 3] = [TransformType::ENCR, TransformType::PRF, TransformType::KE];
+const IKE_TYPES: [TransformType; 4] = [
+    TransformType::ENCR,
+    TransformType::PRF,
+    TransformType::KE,
+    TransformType::ADDKE1,
+];
 const CHILD_TYPES: [TransformType; 3] = [TransformType::ENCR, TransformType::KE, TransformType::ESN];
+
+fn ike_types(proposal: &IkeProposal) -> &'static [TransformType] {
+    match (IKE_TYPES.split_last(), proposal.additional.is_empty()) {
+        (Some((_, without)), true) => without,
+        (_, false) | (None, true) => &IKE_TYPES,
+    }
+}
+
+/// The proposals for an exchange that has no additional key exchange: the rekey of an IKE SA, whose new keys hang on
+/// the old SA's SK_d and with it on the additional key exchange that made that one.
+pub fn without_additional(proposals: &[IkeProposal]) -> Vec<IkeProposal> {
+    let mut plain: Vec<IkeProposal> = Vec::new();
+    for proposal in proposals {
+        let proposal = IkeProposal {
+            additional: Vec::new(),
+            ..proposal.clone()
+        };
+        if !plain.contains(&proposal) {
+            plain.push(proposal);
+        }
+    }
+    plain
+}
 
 fn ike_transforms(proposal: &IkeProposal) -> Vec<Transform> {
     let encryption = proposal.encryption.iter().copied().map(Transform::from);
     let prf = proposal.prf.iter().copied().map(Transform::from);
     let key_exchange = proposal.key_exchange.iter().copied().map(Transform::from);
-    encryption.chain(prf).chain(key_exchange).collect()
+    let additional = proposal.additional.iter().copied().map(Transform::from);
+    encryption
+        .chain(prf)
+        .chain(key_exchange)
+        .chain(additional)
+        .collect()
 }
 
 fn child_transforms(proposal: &ChildProposal, esn: bool, context: ChildContext) -> Vec<Transform> {

@@ -6,8 +6,8 @@ use super::reassembly::Reassembly;
 use super::secret::Secret;
 use crate::config::Encryption;
 use crate::wire::{
-    Body, DecodeError, Envelope, FragmentEnvelope, FragmentPosition, HEADER_LENGTH, Header, Message, Payload,
-    PayloadType, Payloads, SK_HEAD, SKF_HEAD, encode_content, encode_sealed_head,
+    Body, DecodeError, Envelope, ExchangeType, FragmentEnvelope, FragmentPosition, HEADER_LENGTH, Header,
+    Message, Payload, PayloadType, Payloads, SK_HEAD, SKF_HEAD, encode_content, encode_sealed_head,
 };
 
 /// Length of the explicit IV in front of the ciphertext (RFC 5282 §3.1).
@@ -53,6 +53,34 @@ pub struct Opened {
     pub header: Header,
     /// Its payloads. The peer itself made them wrong where they do not parse: that is answered, not dropped.
     pub payloads: Result<Payloads, DecodeError>,
+    /// The message as [`unsealed`] gives it, where it is one of IKE_INTERMEDIATE: AUTH covers that.
+    pub intermediate: Option<Vec<u8>>,
+}
+
+impl Opened {
+    pub(super) fn new(header: Header, first: PayloadType, content: &[u8]) -> Self {
+        let covered = header.exchange == ExchangeType::IKE_INTERMEDIATE;
+        Self {
+            header,
+            payloads: Payloads::decode(first, content),
+            intermediate: covered
+                .then(|| unsealed_content(&header, first, content))
+                .flatten(),
+        }
+    }
+}
+
+/// A sealed message as AUTH covers it (RFC 9242 §3.3.2): header, head of the SK payload and payloads, with lengths as if
+/// there were no IV, padding and check value.
+pub fn unsealed(header: &Header, payloads: &[Payload]) -> Option<Vec<u8>> {
+    let content = encode_content(payloads).ok()?;
+    unsealed_content(header, first_of(payloads), &content)
+}
+
+fn unsealed_content(header: &Header, first: PayloadType, content: &[u8]) -> Option<Vec<u8>> {
+    let mut message = encode_sealed_head(header, first, None, content.len()).ok()?;
+    message.extend_from_slice(content);
+    Some(message)
 }
 
 /// A fragment that the peer sealed (RFC 7383). Only in this form may a fragment be kept.
@@ -213,8 +241,7 @@ impl Opener {
             .map_err(|_| CryptoError::Unauthenticated)?
             .header;
         let content = self.decrypt(provider, datagram, envelope.start)?;
-        let payloads = Payloads::decode(envelope.first, content);
-        Ok(IntegrityChecked(Opened { header, payloads }))
+        Ok(IntegrityChecked(Opened::new(header, envelope.first, content)))
     }
 
     /// Checks and decrypts one fragment in place by its own check value, before anything of it is kept

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::error::CryptoError;
 use super::secret::Secret;
-use crate::config::{Encryption, KeyExchange, Prf, SignatureAlgorithm};
+use crate::config::{Encryption, Kem, KeyExchange, Prf, SignatureAlgorithm};
 
 /// Length of an AEAD nonce: salt and explicit IV (RFC 5282 §4, RFC 4106 §4).
 pub const NONCE_LENGTH: usize = 12;
@@ -25,6 +25,8 @@ pub struct Provider {
     pub aead: &'static dyn AeadBackend,
     /// Key exchange methods.
     pub key_exchange: &'static dyn KeyExchangeBackend,
+    /// Key encapsulation mechanisms.
+    pub kem: &'static dyn KemBackend,
     /// Unkeyed hashes.
     pub hash: &'static dyn HashBackend,
     /// Verification of signatures.
@@ -101,6 +103,34 @@ pub trait ActiveKeyExchange: Send + Sync {
     /// the curve, and for an all-zero result (RFC 7748 §6.1). It borrows, because an offer stays open until one of
     /// possibly several responses authenticates.
     fn complete(&self, peer_public_value: &[u8]) -> Result<Secret, CryptoError>;
+}
+
+/// Key encapsulation mechanisms (RFC 9370, FIPS 203). A library may draw from its own generator instead of `random`.
+pub trait KemBackend: Send + Sync {
+    /// A new key pair: the initiator's half.
+    fn generate(&self, kem: Kem, random: &dyn SecureRandom) -> Result<Box<dyn Decapsulator>, CryptoError>;
+
+    /// A secret and what the holder of `public_key` learns it from: the responder's half. Fails for a key that is not
+    /// well-formed (FIPS 203 §7.2).
+    fn encapsulate(
+        &self,
+        kem: Kem,
+        public_key: &[u8],
+        random: &dyn SecureRandom,
+    ) -> Result<(Vec<u8>, Secret), CryptoError>;
+}
+
+/// The initiator's half of a key encapsulation.
+pub trait Decapsulator: Send + Sync {
+    /// Its mechanism.
+    fn kem(&self) -> Kem;
+
+    /// What goes into the KE payload.
+    fn public_key(&self) -> &[u8];
+
+    /// The secret in a ciphertext. One of the right length always gives a secret; a wrong one gives another than the
+    /// sender's (FIPS 203 §6.3).
+    fn decapsulate(&self, ciphertext: &[u8]) -> Result<Secret, CryptoError>;
 }
 
 /// Unkeyed hashes of `parts` as if they were one string.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::protected::{Fragment, IntegrityChecked, Opened};
-use crate::wire::{Header, PayloadType, Payloads};
+use crate::wire::{Header, PayloadType};
 
 /// More fragments are not taken: a long chain of certificates has fewer at the smallest MTU of IPv4.
 const MAX_FRAGMENTS: u16 = 64;
@@ -58,10 +58,7 @@ impl Reassembly {
         }
         let done = std::mem::take(self);
         let content: Vec<u8> = done.parts.into_values().flatten().collect();
-        Some(Opened {
-            header: fragment.header,
-            payloads: Payloads::decode(done.first_payload?, &content),
-        })
+        Some(Opened::new(fragment.header, done.first_payload?, &content))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::wire::{Nonce, Role};
 /// ```text
 /// SKEYSEED = prf(Ni | Nr, g^ir)                        Skeyseed::initial   §2.14
 /// SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)     Skeyseed::rekey     §2.18
+/// SKEYSEED = prf(SK_d (before), SK(1) | Ni | Nr)       Skeyseed::additional    RFC 9370 §2.2.2
 ///
 /// {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr}
 ///     = prf+ (SKEYSEED, Ni | Nr | SPIi | SPIr)         Skeyseed::into_ike_keys
@@ -47,6 +48,19 @@ impl Skeyseed {
             nonce_i: nonce_i.clone(),
             nonce_r: nonce_r.clone(),
         }
+    }
+
+    /// After an additional key exchange in IKE_INTERMEDIATE, from the keys before it (RFC 9370 §2.2.2). Nonces are those
+    /// of IKE_SA_INIT.
+    pub fn additional(
+        provider: &Provider,
+        before: &SkD,
+        suite: IkeSuite,
+        shared: &Secret,
+        nonce_i: &Nonce,
+        nonce_r: &Nonce,
+    ) -> Self {
+        Self::rekey(provider, before, suite, shared, nonce_i, nonce_r)
     }
 
     /// Of an IKE SA made by CREATE_CHILD_SA from one whose SK_d is `old`. The old SA's PRF is used here, the new SA's

@@ -1,6 +1,6 @@
 //! What two ends agreed on.
 
-use crate::config::{Encryption, KeyExchange, Prf};
+use crate::config::{Encryption, Kem, KeyExchange, Prf};
 
 /// The suite of an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +11,8 @@ pub struct IkeSuite {
     pub prf: Prf,
     /// How the secret was agreed.
     pub key_exchange: KeyExchange,
+    /// How another secret is agreed on before IKE_AUTH (RFC 9370).
+    pub additional: Option<Kem>,
 }
 
 /// The suite of a CHILD SA.

@@ -7,7 +7,7 @@ use crate::config::{Mode, PeerAuth};
 use crate::crypto::{ChildContext, child_offer};
 use crate::endpoint::Endpoint;
 use crate::output::{CloseReason, Disposition, DropReason, Failure};
-use crate::sa::{Candidate, Initiating, NewSa, Origin, Standing};
+use crate::sa::{Candidate, Initiating, NewSa, Origin, Stage, Standing, auth_id};
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
     Body, CertificateRequest, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
@@ -16,9 +16,9 @@ use crate::wire::{
 
 impl Endpoint {
     /// Sends the IKE_AUTH request to one candidate. `None` when it cannot be made; the reason is kept as a refusal.
-    pub(crate) fn send_auth(&mut self, id: IkeSaId, mut candidate: Candidate, offer: &[u8]) -> Option<()> {
+    pub(crate) fn send_auth(&mut self, id: IkeSaId, mut candidate: Candidate) -> Option<()> {
         let attempt = self.initiating.get(&id)?;
-        let payloads = match self.auth_payloads(attempt, &candidate, offer) {
+        let payloads = match self.auth_payloads(attempt, &candidate) {
             Ok(payloads) => payloads,
             Err(detail) => {
                 self.refused(id, Failure::Authentication, detail);
@@ -31,7 +31,7 @@ impl Endpoint {
             version: Version::V2_0,
             exchange: ExchangeType::IKE_AUTH,
             flags: Flags::request(Role::Initiator),
-            message_id: MessageId(1),
+            message_id: MessageId(auth_id(candidate.intermediate())),
         };
         candidate.request = candidate
             .keys
@@ -48,12 +48,7 @@ impl Endpoint {
         Some(())
     }
 
-    fn auth_payloads(
-        &self,
-        attempt: &Initiating,
-        candidate: &Candidate,
-        offer: &[u8],
-    ) -> Result<Vec<Payload>, String> {
+    fn auth_payloads(&self, attempt: &Initiating, candidate: &Candidate) -> Result<Vec<Payload>, String> {
         let peer = self
             .peers
             .get(&attempt.peer)
@@ -62,8 +57,9 @@ impl Endpoint {
         let proof = Proof {
             keys: &candidate.keys.auth,
             signer: Role::Initiator,
-            message: offer,
+            message: &candidate.offer,
             nonce: &candidate.nonce_r,
+            intermediate: candidate.intermediate(),
         };
         let proven = self.prove(attempt.peer, &proof, &id, &candidate.response)?;
         let mut payloads = vec![Payload::IdInitiator(id)];
@@ -105,27 +101,20 @@ impl Endpoint {
         datagram: &mut [u8],
         body: &Body,
     ) -> Disposition {
-        let Some(attempt) = self.initiating.get_mut(&id) else {
-            return Disposition::Dropped(DropReason::UnknownSpi);
-        };
-        if (path.local.ip(), path.remote.ip()) != (attempt.path.local.ip(), attempt.path.remote.ip()) {
-            return Disposition::Dropped(DropReason::UnknownPeer);
-        }
-        let position = attempt
-            .candidates
-            .iter()
-            .position(|c| Some(c.spi_r) == header.responder_spi);
-        let Some(candidate) = position.and_then(|position| attempt.candidates.get_mut(position)) else {
-            return Disposition::Dropped(DropReason::UnknownSpi);
+        let provider = self.provider;
+        let candidate = match self.candidate(id, path, header) {
+            Ok(candidate) => candidate,
+            Err(reason) => return Disposition::Dropped(reason),
         };
         let expected = header.flags.is_response()
             && header.flags.sender() == Role::Responder
             && header.exchange == ExchangeType::IKE_AUTH
-            && header.message_id == MessageId(1);
+            && matches!(candidate.stage, Stage::Auth(_))
+            && header.message_id == MessageId(auth_id(candidate.intermediate()));
         if !expected && matches!(body, Body::Fragment(_)) {
             return Disposition::Dropped(DropReason::Unexpected);
         }
-        let opened = match candidate.keys.opener.open_message(self.provider, datagram, body) {
+        let opened = match candidate.keys.opener.open_message(provider, datagram, body) {
             Ok(Some(opened)) => opened,
             Ok(None) => return Disposition::Accepted,
             Err(_) => return Disposition::Dropped(DropReason::BadIntegrity),
@@ -133,8 +122,7 @@ impl Endpoint {
         if !expected {
             return Disposition::Dropped(DropReason::Unexpected);
         }
-        let candidate = position.map(|position| attempt.candidates.remove(position));
-        if let Some(candidate) = candidate {
+        if let Some(candidate) = self.take_candidate(id, header) {
             let payloads = opened.into_inner().payloads.unwrap_or_default();
             self.judge_auth_response(id, candidate, &payloads);
         }
@@ -168,6 +156,7 @@ impl Endpoint {
             signer: Role::Responder,
             message: &candidate.response,
             nonce: &attempt.nonce,
+            intermediate: candidate.intermediate(),
         };
         match self.authenticate(attempt.peer, &proof, payloads) {
             Ok(proven) => self.initiator_done(id, candidate, &proven, payloads),
@@ -189,7 +178,7 @@ impl Endpoint {
             version: Version::V2_0,
             exchange: ExchangeType::INFORMATIONAL,
             flags: Flags::request(Role::Initiator),
-            message_id: MessageId(2),
+            message_id: MessageId(auth_id(candidate.intermediate()) + 1),
         };
         let payloads = [
             Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED)),
@@ -211,6 +200,7 @@ impl Endpoint {
         let Some(attempt) = self.drop_attempt(id) else {
             return;
         };
+        let next_request = auth_id(candidate.intermediate()) + 1;
         let Candidate {
             spi_r,
             nonce_r,
@@ -230,7 +220,7 @@ impl Endpoint {
             d: keys.d,
             sealer: keys.sealer,
             opener: keys.opener,
-            next_request: 2,
+            next_request,
             expected: 0,
             origin: Origin {
                 ours: true,

@@ -8,7 +8,7 @@ use crate::config::PeerAuth;
 use crate::crypto::ChildContext;
 use crate::endpoint::Endpoint;
 use crate::output::{AnswerReason, CloseReason, Disposition, DropReason, Event, Failure};
-use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, SpiOwner, Standing};
+use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, SpiOwner, Standing, auth_id};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
@@ -33,15 +33,15 @@ impl Endpoint {
         let Some(half_open) = self.half_open.get_mut(id) else {
             return Disposition::Dropped(DropReason::UnknownSpi);
         };
-        let same_hosts =
-            (path.local.ip(), path.remote.ip()) == (half_open.path.local.ip(), half_open.path.remote.ip());
-        if !same_hosts || header.initiator_spi != half_open.spi_i || header.flags.sender() != Role::Initiator
-        {
+        if !half_open.takes(path, header) {
             return Disposition::Dropped(DropReason::UnknownSpi);
         }
+        // Where an additional key exchange was agreed on there is no way around it.
+        let complete = half_open.suite.additional.is_some() == half_open.passed.is_some();
         let expected = !header.flags.is_response()
             && header.exchange == ExchangeType::IKE_AUTH
-            && header.message_id == MessageId(1);
+            && header.message_id == MessageId(auth_id(half_open.intermediate()))
+            && complete;
         if !expected && matches!(body, Body::Fragment(_)) {
             return Disposition::Dropped(DropReason::OutsideWindow);
         }
@@ -75,6 +75,7 @@ impl Endpoint {
             signer: Role::Initiator,
             message: &half_open.request,
             nonce: &half_open.nonce_r,
+            intermediate: half_open.intermediate(),
         };
         let proven = self.authenticate(peer, &theirs, payloads);
         let answer = proven.and_then(|proven| Ok((self.responder_proof(half_open)?, proven)));
@@ -109,6 +110,7 @@ impl Endpoint {
             signer: Role::Responder,
             message: &half_open.response,
             nonce: &half_open.nonce_i,
+            intermediate: half_open.intermediate(),
         };
         let proven = self.prove(half_open.peer, &ours, &id, &half_open.request)?;
         let mut payloads = vec![Payload::IdResponder(id)];
@@ -134,7 +136,7 @@ impl Endpoint {
             version: Version::V2_0,
             exchange: ExchangeType::IKE_AUTH,
             flags: Flags::response(Role::Responder),
-            message_id: MessageId(1),
+            message_id: MessageId(auth_id(half_open.intermediate())),
         };
         let Ok(answer) = half_open
             .keys
@@ -167,6 +169,7 @@ impl Endpoint {
         let boot = payloads
             .notify(NotifyType::IPSECMESH_BOOT_ID)
             .and_then(|n| n.announced_boot().ok());
+        let number = auth_id(half_open.intermediate());
         let HalfOpen {
             spi_i,
             spi_r,
@@ -188,7 +191,7 @@ impl Endpoint {
             sealer: keys.sealer,
             opener: keys.opener,
             next_request: 0,
-            expected: 2,
+            expected: number + 1,
             origin: Origin {
                 ours: false,
                 nonce: nonce_i.clone(),
@@ -206,13 +209,13 @@ impl Endpoint {
             self.set_timer(Timer::IkeLinger(sa), crate::child::DELETE_GRACE);
             let mut answer = answer;
             answer.push(Payload::Notify(Notify::new(NotifyType::TEMPORARY_FAILURE)));
-            self.respond(sa, ExchangeType::IKE_AUTH, 1, &answer);
+            self.respond(sa, ExchangeType::IKE_AUTH, number, &answer);
             return;
         }
         let contact = payloads.notify(NotifyType::INITIAL_CONTACT).is_some();
         self.supersede(peer, sa, contact, boot);
         let request = ChildRequest {
-            number: 1,
+            number,
             exchange: ExchangeType::IKE_AUTH,
             prefix: &answer,
             payloads,
@@ -224,7 +227,7 @@ impl Endpoint {
         if let Err(notify) = self.answer_child(sa, &request) {
             let mut answer = answer;
             answer.extend(notify.map(Payload::Notify));
-            self.respond(sa, ExchangeType::IKE_AUTH, 1, &answer);
+            self.respond(sa, ExchangeType::IKE_AUTH, number, &answer);
         }
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.failures = 0;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::intermediate;
 use crate::config::{Encapsulation, Initiation, KeyExchange, PeerAuth};
 use crate::crypto::{Skeyseed, confirm_ike, ike_offer};
 use crate::endpoint::Endpoint;
 use crate::nat;
 use crate::output::{Disposition, DropReason, Event, Failure};
 use crate::peer::{AWAY_LAST, Negotiation};
-use crate::sa::{Candidate, Initiating, Offer, SpiOwner};
+use crate::sa::{Candidate, Initiating, Offer, SpiOwner, Stage};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path, PeerId};
 use crate::wire::{
@@ -135,6 +136,8 @@ impl Endpoint {
             peer.config.encapsulation,
         ));
         payloads.extend(self.offers_fragments());
+        let additional = peer.config.ike_proposals.iter().any(|p| !p.additional.is_empty());
+        payloads.extend(additional.then(intermediate::supported));
         if peer.config.auth == PeerAuth::Certificate {
             payloads.push(Payload::Notify(Notify::hash_algorithms(&[
                 HashAlgorithm::SHA2_256,
@@ -234,7 +237,10 @@ impl Endpoint {
             return None;
         }
         let encapsulated = detected || encapsulation == Encapsulation::Always;
-        let request = offer.request.clone();
+        let offer = offer.request.clone();
+        if suite.additional.is_some() {
+            payloads.notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)?;
+        }
         let candidate = Candidate {
             spi_r,
             nonce_r,
@@ -247,8 +253,39 @@ impl Endpoint {
             },
             encapsulated,
             request: Vec::new(),
+            offer,
+            suite,
+            stage: Stage::Auth(None),
         };
-        self.send_auth(id, candidate, &request)
+        match suite.additional {
+            Some(kem) => self.send_intermediate(id, candidate, kem),
+            None => self.send_auth(id, candidate),
+        }
+    }
+
+    /// The candidate that a sealed message comes from.
+    pub(crate) fn candidate(
+        &mut self,
+        id: IkeSaId,
+        path: Path,
+        header: &Header,
+    ) -> Result<&mut Candidate, DropReason> {
+        let attempt = self.initiating.get_mut(&id).ok_or(DropReason::UnknownSpi)?;
+        if (path.local.ip(), path.remote.ip()) != (attempt.path.local.ip(), attempt.path.remote.ip()) {
+            return Err(DropReason::UnknownPeer);
+        }
+        let mut candidates = attempt.candidates.iter_mut();
+        candidates
+            .find(|candidate| Some(candidate.spi_r) == header.responder_spi)
+            .ok_or(DropReason::UnknownSpi)
+    }
+
+    /// Takes that candidate out of its attempt.
+    pub(crate) fn take_candidate(&mut self, id: IkeSaId, header: &Header) -> Option<Candidate> {
+        let attempt = self.initiating.get_mut(&id)?;
+        let mut spis = attempt.candidates.iter().map(|candidate| Some(candidate.spi_r));
+        let position = spis.position(|spi| spi == header.responder_spi)?;
+        Some(attempt.candidates.remove(position))
     }
 
     /// A refusal in clear. Nobody has signed it, so that it only counts when nothing better comes (RFC 7296 §2.21.1).

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::config::{Encapsulation, PeerAuth};
+use super::intermediate;
+use crate::config::{Encapsulation, IkeProposal, PeerAuth};
 use crate::crypto::{Skeyseed, select_ike};
 use crate::endpoint::Endpoint;
 use crate::nat;
@@ -178,7 +179,8 @@ impl Endpoint {
         let Some(peer) = self.peers.get(&peer_id) else {
             return malformed;
         };
-        let Some(chosen) = select_ike(&peer.config.ike_proposals, offer) else {
+        let proposals = usable(&peer.config.ike_proposals, payloads);
+        let Some(chosen) = select_ike(&proposals, offer) else {
             let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
             return self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen);
         };
@@ -229,6 +231,7 @@ impl Endpoint {
             encapsulation,
         ));
         answer.extend(self.offers_fragments());
+        answer.extend(suite.additional.map(|_| intermediate::supported()));
         if auth == PeerAuth::Certificate {
             let hashes = Notify::hash_algorithms(&[HashAlgorithm::SHA2_256]);
             answer.push(Payload::Notify(hashes));
@@ -252,6 +255,8 @@ impl Endpoint {
             nonce_r,
             keys,
             encapsulated: detected || encapsulation == Encapsulation::Always,
+            suite,
+            passed: None,
             outcome: HalfOpenOutcome::Waiting,
         };
         self.half_open.insert(id, sa);
@@ -288,6 +293,17 @@ impl Endpoint {
             self.release_spi(sa.spi_r, SpiOwner::HalfOpen(id));
         }
     }
+}
+
+/// Our proposals, without those that need more exchanges where the peer has none (RFC 9370 §2.2.1).
+fn usable(ours: &[IkeProposal], theirs: &Payloads) -> Vec<IkeProposal> {
+    let more = theirs
+        .notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)
+        .is_some();
+    let proposals = ours
+        .iter()
+        .filter(|proposal| more || proposal.additional.is_empty());
+    proposals.cloned().collect()
 }
 
 /// The header of an `IKE_SA_INIT` response (RFC 7296 §3.1).

@@ -8,6 +8,7 @@ pub(crate) mod create_child;
 pub(crate) mod informational;
 pub(crate) mod init_initiator;
 pub(crate) mod init_responder;
+mod intermediate;
 mod receive;
 pub(crate) mod rekey_ike;
 mod window;

@@ -44,6 +44,12 @@ impl Endpoint {
         };
         match owner {
             SpiOwner::Established(id) => self.receive_sealed(id, path, &header, datagram, &body),
+            SpiOwner::HalfOpen(id) if header.exchange == ExchangeType::IKE_INTERMEDIATE => {
+                self.receive_intermediate_request(id, path, &header, datagram, &body)
+            }
+            SpiOwner::Initiating(id) if header.exchange == ExchangeType::IKE_INTERMEDIATE => {
+                self.receive_intermediate_response(id, path, &header, datagram, &body)
+            }
             SpiOwner::HalfOpen(id) => self.receive_auth_request(id, path, &header, datagram, &body),
             SpiOwner::Initiating(id) => self.receive_auth_response(id, path, &header, datagram, &body),
         }
@@ -101,7 +107,7 @@ impl Endpoint {
 
     /// A message of an established SA whose integrity is proven.
     fn receive_opened(&mut self, id: IkeSaId, path: Path, opened: IntegrityChecked<Opened>) -> Disposition {
-        let Opened { header, payloads } = opened.into_inner();
+        let Opened { header, payloads, .. } = opened.into_inner();
         let Some(sa) = self.sas.get_mut(&id) else {
             return Disposition::Dropped(DropReason::UnknownSpi);
         };

@@ -7,7 +7,9 @@ use super::Exchange;
 use super::child_outcome::REKEY_AGAIN;
 use crate::collision;
 use crate::config::{IkeProposal, KeyExchange};
-use crate::crypto::{ActiveKeyExchange, IkeSuite, Secret, Skeyseed, confirm_ike, ike_offer, select_ike};
+use crate::crypto::{
+    ActiveKeyExchange, IkeSuite, Secret, Skeyseed, confirm_ike, ike_offer, select_ike, without_additional,
+};
 use crate::endpoint::Endpoint;
 use crate::exchange::Task;
 use crate::output::{CloseReason, Event, Failure};
@@ -82,7 +84,7 @@ impl Endpoint {
         let Some(peer) = self.sas.get(&id).and_then(|sa| self.peers.get(&sa.peer)) else {
             return;
         };
-        let proposals = peer.config.ike_proposals.clone();
+        let proposals = without_additional(&peer.config.ike_proposals);
         let key_exchange = self.provider.key_exchange.start(method, self.provider.random);
         let (Some(spi), Some(nonce), Ok(key_exchange)) =
             (self.draw_ike_spi(), self.draw_nonce(), key_exchange)
@@ -283,7 +285,7 @@ impl Endpoint {
         let offer = payloads.security_association().ok_or_else(syntax)?;
         let nonce_i = payloads.nonce().ok_or_else(syntax)?;
         let ke = payloads.key_exchange().ok_or_else(syntax)?;
-        let chosen = select_ike(&peer.config.ike_proposals, offer)
+        let chosen = select_ike(&without_additional(&peer.config.ike_proposals), offer)
             .ok_or_else(|| Notify::new(NotifyType::NO_PROPOSAL_CHOSEN))?;
         let Spi::Ike(spi_i) = chosen.peer_spi else {
             return Err(syntax());
@@ -336,9 +338,7 @@ impl Endpoint {
         let mut keys = Skeyseed::rekey(self.provider, &sa.d, suite, &shared, nonce_i, nonce_r)
             .into_ike_keys(self.provider, spi_i, spi_r, role)
             .ok()?;
-        if let Some(longest) = sa.sealer.longest() {
-            keys.allow_fragments(longest);
-        }
+        keys.fragments_as(&sa.sealer);
         let new = NewSa {
             id: IkeSaId(0),
             peer: sa.peer,

@@ -9,12 +9,12 @@ mod establish;
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::config::Identity;
-use crate::crypto::{ActiveKeyExchange, IkeKeys, Opener, Sealer, SkD};
+use crate::crypto::{ActiveKeyExchange, Decapsulator, IkeKeys, IkeSuite, Intermediate, Opener, Sealer, SkD};
 use crate::exchange::{Held, InFlight, Task};
 use crate::output::{CloseReason, Failure};
 use crate::time::Instant;
 use crate::types::{BootId, ChildId, ChildSaId, EspSpi, IkeSaId, IkeSpi, Path, PeerId};
-use crate::wire::{Nonce, Role};
+use crate::wire::{Header, Nonce, Role};
 
 pub(crate) use establish::NewSa;
 
@@ -67,8 +67,30 @@ pub(crate) struct Candidate {
     pub(crate) response: Vec<u8>,
     pub(crate) path: Path,
     pub(crate) encapsulated: bool,
-    /// The sealed IKE_AUTH request, or its fragments.
+    /// Our sealed request under way, or its fragments.
     pub(crate) request: Vec<Vec<u8>>,
+    /// Our IKE_SA_INIT request that it answers: what our AUTH covers.
+    pub(crate) offer: Vec<u8>,
+    pub(crate) suite: IkeSuite,
+    pub(crate) stage: Stage,
+}
+
+/// What a candidate is asked.
+pub(crate) enum Stage {
+    /// IKE_INTERMEDIATE: our half of the additional key exchange, and the request as AUTH covers it.
+    Intermediate(Box<dyn Decapsulator>, Vec<u8>),
+    /// IKE_AUTH, after an IKE_INTERMEDIATE exchange or without.
+    Auth(Option<Intermediate>),
+}
+
+impl Candidate {
+    /// The IKE_INTERMEDIATE exchange that is done.
+    pub(crate) fn intermediate(&self) -> Option<&Intermediate> {
+        match &self.stage {
+            Stage::Auth(intermediate) => intermediate.as_ref(),
+            Stage::Intermediate(..) => None,
+        }
+    }
 }
 
 /// An exchange that a peer's address began; nothing of it is authenticated yet.
@@ -83,7 +105,39 @@ pub(crate) struct HalfOpen {
     pub(crate) nonce_r: Nonce,
     pub(crate) keys: IkeKeys,
     pub(crate) encapsulated: bool,
+    pub(crate) suite: IkeSuite,
+    /// The IKE_INTERMEDIATE exchange, once it is done.
+    pub(crate) passed: Option<Passed>,
     pub(crate) outcome: HalfOpenOutcome,
+}
+
+/// An IKE_INTERMEDIATE exchange that is done.
+pub(crate) struct Passed {
+    pub(crate) intermediate: Intermediate,
+    /// Opens its request, should it come again.
+    pub(crate) opener: Opener,
+    pub(crate) response: Vec<Vec<u8>>,
+}
+
+/// Message ID of IKE_AUTH.
+pub(crate) const fn auth_id(intermediate: Option<&Intermediate>) -> u32 {
+    match intermediate {
+        None => 1,
+        Some(_) => Intermediate::AUTH_ID,
+    }
+}
+
+impl HalfOpen {
+    pub(crate) fn intermediate(&self) -> Option<&Intermediate> {
+        self.passed.as_ref().map(|passed| &passed.intermediate)
+    }
+
+    /// Whether a message with these addresses and SPIs can be of this exchange.
+    pub(crate) fn takes(&self, path: Path, header: &Header) -> bool {
+        (path.local.ip(), path.remote.ip()) == (self.path.local.ip(), self.path.remote.ip())
+            && header.initiator_spi == self.spi_i
+            && header.flags.sender() == Role::Initiator
+    }
 }
 
 /// Whether IKE_AUTH was refused.

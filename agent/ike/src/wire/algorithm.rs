@@ -2,7 +2,7 @@
 
 use super::sa::Transform;
 use super::{KeyExchangeMethod, TransformType};
-use crate::config::{Encryption, KeyExchange, Prf};
+use crate::config::{Encryption, Kem, KeyExchange, Prf};
 
 /// ENCR_AES_GCM_16 (RFC 5282 §7.2).
 const AES_GCM_16: u16 = 20;
@@ -37,6 +37,22 @@ impl From<Prf> for Transform {
 impl From<KeyExchange> for Transform {
     fn from(method: KeyExchange) -> Self {
         Self::new(TransformType::KE, KeyExchangeMethod::from(method).0)
+    }
+}
+
+impl From<Kem> for Transform {
+    fn from(kem: Kem) -> Self {
+        Self::new(TransformType::ADDKE1, KeyExchangeMethod::from(kem).0)
+    }
+}
+
+impl From<Kem> for KeyExchangeMethod {
+    fn from(kem: Kem) -> Self {
+        match kem {
+            Kem::MlKem512 => Self::ML_KEM_512,
+            Kem::MlKem768 => Self::ML_KEM_768,
+            Kem::MlKem1024 => Self::ML_KEM_1024,
+        }
     }
 }
 

@@ -125,6 +125,8 @@ code_points! {
         KE = 4,
         /// Extended sequence numbers.
         ESN = 5,
+        /// The first additional key exchange (RFC 9370 §2.2.1).
+        ADDKE1 = 6,
     }
 }
 
@@ -149,6 +151,12 @@ code_points! {
         ECP_384 = 20,
         /// Curve25519 (RFC 8031).
         X25519 = 31,
+        /// ML-KEM-512 (draft-ietf-ipsecme-ikev2-mlkem §2.3).
+        ML_KEM_512 = 35,
+        /// ML-KEM-768.
+        ML_KEM_768 = 36,
+        /// ML-KEM-1024.
+        ML_KEM_1024 = 37,
     }
 }
 

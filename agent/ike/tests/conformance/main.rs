@@ -14,6 +14,7 @@ mod half_open;
 mod hostile;
 mod ike_rekey;
 mod install_order;
+mod intermediate;
 mod invalid_ke;
 mod lifetime;
 mod nat;

@@ -1,8 +1,8 @@
 //! A scripted IKE peer on host 2 that owns the keys: it says exactly what a test wants it to say.
 
 use ipsecmesh_ike::crypto::{
-    ChildContext, IkeKeys, IkeSuite, NONCE_LENGTH, Provider, Secret, SignedOctets, Skeyseed, child_offer,
-    prf_plus, psk_auth, select_ike,
+    ChildContext, IkeKeys, IkeSuite, Intermediate, NONCE_LENGTH, Provider, Secret, SignedOctets, Skeyseed,
+    child_offer, prf_plus, psk_auth, select_ike,
 };
 use ipsecmesh_ike::wire::{
     Auth, AuthMethod, Body, ExchangeType, Flags, Header, Identification, Message, MessageId, Nonce, Notify,
@@ -53,6 +53,7 @@ pub(crate) struct Peer {
     pub(crate) identity: Identity,
     /// Whether it says that it is of our kind.
     pub(crate) boot: Option<BootId>,
+    pub(crate) intermediate: Option<Intermediate>,
     suite: IkeSuite,
     /// SK_e of what it sends, for content that no payload can express.
     raw_key: Vec<u8>,
@@ -84,9 +85,20 @@ impl Peer {
             secret: SECRET.to_vec(),
             identity: Identity::Fqdn(name_of(2)),
             boot: Some(BootId([2; 16])),
+            intermediate: None,
             suite,
             raw_key,
         }
+    }
+
+    /// The keys after an additional key exchange.
+    pub(crate) fn mix_in(&mut self, shared: &Secret, request: &[u8], response: &[u8]) {
+        let (nonce_i, nonce_r) = &self.nonces;
+        let made = Intermediate::new(self.provider, &self.keys.auth, request, response);
+        let keys = Skeyseed::additional(self.provider, &self.keys.d, self.suite, shared, nonce_i, nonce_r);
+        let keys = keys.into_ike_keys(self.provider, self.spis.0, self.spis.1, self.role);
+        self.keys = keys.expect("keys");
+        self.intermediate = Some(made);
     }
 
     /// Answers an IKE_SA_INIT request of host 1 and gives the response.
@@ -100,9 +112,20 @@ impl Peer {
         request: &[u8],
         more: &[Payload],
     ) -> (Self, Vec<u8>) {
-        let (header, payloads) = clear(request);
         let ours = peer_config(2, 1, 1).ike_proposals;
-        let chosen = select_ike(&ours, payloads.security_association().expect("SA")).expect("a suite");
+        Self::choose(provider, number, request, more, &ours)
+    }
+
+    /// Answers an IKE_SA_INIT request with a choice from these proposals.
+    pub(crate) fn choose(
+        provider: &'static Provider,
+        number: u8,
+        request: &[u8],
+        more: &[Payload],
+        ours: &[IkeProposal],
+    ) -> (Self, Vec<u8>) {
+        let (header, payloads) = clear(request);
+        let chosen = select_ike(ours, payloads.security_association().expect("SA")).expect("a suite");
         let ke = payloads.key_exchange().expect("KE");
         let method = chosen.suite.key_exchange;
         assert_eq!(ke.method, method.into());
@@ -260,6 +283,7 @@ impl Peer {
             nonce,
             &self.id(),
         )
+        .after(self.intermediate.as_ref())
     }
 
     /// Identity and proof by the shared secret.

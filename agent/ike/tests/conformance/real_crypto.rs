@@ -121,6 +121,12 @@ fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyEx
         config.auth = auth.clone();
         config.ike_proposals[0].key_exchange = vec![method];
         config.ike_proposals[0].prf = vec![prf];
+        config.ike_proposals[0].additional = match (method, prf) {
+            (KeyExchange::X25519, Prf::HmacSha384) => vec![Kem::MlKem768],
+            (KeyExchange::X25519, Prf::HmacSha256) => vec![Kem::MlKem512],
+            (KeyExchange::Ecp256, Prf::HmacSha384) => vec![Kem::MlKem1024],
+            (KeyExchange::Ecp256, Prf::HmacSha256) => Vec::new(),
+        };
         config.children[0].proposals[0].key_exchange = vec![method];
         if host == 2 {
             config.initiation = Initiation::OnDemand;

@@ -19,6 +19,8 @@ pub(crate) fn build(seed: u64, providers: [&'static Provider; 2]) -> (World, usi
     let mut dice = Dice(seed);
     let children = 1 + dice.below(3);
     let secret = dice.percent(50).then(|| psk(b"a secret of both"));
+    // Neither end, one, or both have an additional key exchange.
+    let quantum = dice.below(4);
     let both = dice.percent(50);
     let rtt = [0, 1, 20, 100][dice.index(4)];
     for index in 0..2_u8 {
@@ -26,6 +28,19 @@ pub(crate) fn build(seed: u64, providers: [&'static Provider; 2]) -> (World, usi
         let mut config = peer_config(local, remote, small(children));
         if let Some(secret) = &secret {
             config.auth = secret.clone();
+        }
+        if quantum > u64::from(index) {
+            let plain = config.ike_proposals.clone();
+            for proposal in plain.into_iter().rev() {
+                let additional = vec![Kem::MlKem768];
+                config.ike_proposals.insert(
+                    0,
+                    IkeProposal {
+                        additional,
+                        ..proposal
+                    },
+                );
+            }
         }
         if index == 1 && !both {
             let grace = Duration::from_secs(3);

@@ -5,10 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use ipsecmesh_ike::crypto::{
-    ActiveKeyExchange, AeadBackend, CryptoError, HashBackend, KeyExchangeBackend, KeyedPrf, NONCE_LENGTH,
-    PrfBackend, Provider, Secret, SecureRandom, SignatureBackend, TAG_LENGTH,
+    ActiveKeyExchange, AeadBackend, CryptoError, Decapsulator, HashBackend, KemBackend, KeyExchangeBackend,
+    KeyedPrf, NONCE_LENGTH, PrfBackend, Provider, Secret, SecureRandom, SignatureBackend, TAG_LENGTH,
 };
-use ipsecmesh_ike::{Encryption, KeyExchange, Prf, SignatureAlgorithm};
+use ipsecmesh_ike::{Encryption, Kem, KeyExchange, Prf, SignatureAlgorithm};
 
 thread_local! {
     static STATE: Cell<u64> = const { Cell::new(1) };
@@ -45,6 +45,7 @@ pub(crate) fn provider() -> &'static Provider {
         prf: &Cheap,
         aead: &Cheap,
         key_exchange: &Cheap,
+        kem: &Cheap,
         hash: &Cheap,
         signature: &Cheap,
     }
@@ -230,6 +231,76 @@ impl ActiveKeyExchange for Exchange {
             }
             _ => Err(CryptoError::InvalidPublicValue),
         }
+    }
+}
+
+struct Encapsulated {
+    kem: Kem,
+    secret: u64,
+    public: Vec<u8>,
+}
+
+/// As long as those of ML-KEM-768, so that they do not fit into one datagram.
+const PUBLIC: usize = 1184;
+const CIPHERTEXT: usize = 1088;
+
+fn padded(length: usize, value: u64) -> Vec<u8> {
+    let mut bytes = vec![0; length - 8];
+    bytes.extend_from_slice(&value.to_be_bytes());
+    bytes
+}
+
+fn unpadded(length: usize, bytes: &[u8]) -> Result<u64, CryptoError> {
+    let value = bytes.last_chunk::<8>().filter(|_| bytes.len() == length);
+    let value = value.map(|value| u64::from_be_bytes(*value));
+    value
+        .filter(|value| *value != 0)
+        .ok_or(CryptoError::InvalidPublicValue)
+}
+
+fn exponent(random: &dyn SecureRandom) -> Result<u64, CryptoError> {
+    let mut secret = [0; 8];
+    random.fill(&mut secret)?;
+    Ok(u64::from_le_bytes(secret) >> 4)
+}
+
+fn encapsulated(shared: u64) -> Secret {
+    let shared = shared.to_be_bytes();
+    remember(&shared);
+    Secret::from(&shared[..])
+}
+
+impl KemBackend for Cheap {
+    fn generate(&self, kem: Kem, random: &dyn SecureRandom) -> Result<Box<dyn Decapsulator>, CryptoError> {
+        let secret = exponent(random)?;
+        let public = padded(PUBLIC, power(3, secret));
+        Ok(Box::new(Encapsulated { kem, secret, public }))
+    }
+
+    fn encapsulate(
+        &self,
+        _: Kem,
+        public_key: &[u8],
+        random: &dyn SecureRandom,
+    ) -> Result<(Vec<u8>, Secret), CryptoError> {
+        let theirs = unpadded(PUBLIC, public_key)?;
+        let secret = exponent(random)?;
+        let shared = encapsulated(power(theirs, secret));
+        Ok((padded(CIPHERTEXT, power(3, secret)), shared))
+    }
+}
+
+impl Decapsulator for Encapsulated {
+    fn kem(&self) -> Kem {
+        self.kem
+    }
+
+    fn public_key(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn decapsulate(&self, ciphertext: &[u8]) -> Result<Secret, CryptoError> {
+        unpadded(CIPHERTEXT, ciphertext).map(|theirs| encapsulated(power(theirs, self.secret)))
     }
 }
 

@@ -119,6 +119,7 @@ pub(crate) fn peer_config(local: u8, remote: u8, children: u32) -> PeerConfig {
             encryption: vec![Encryption::AesGcm16Key256],
             prf: vec![Prf::HmacSha384],
             key_exchange: vec![KeyExchange::X25519, KeyExchange::Ecp256],
+            additional: Vec::new(),
         }],
         ike_lifetime: Duration::from_hours(100),
         liveness: Liveness {

@@ -18,11 +18,13 @@ fn ike() -> Vec<IkeProposal> {
             encryption: vec![Encryption::AesGcm16Key256],
             prf: vec![Prf::HmacSha384],
             key_exchange: vec![KeyExchange::X25519, KeyExchange::Ecp256],
+            additional: Vec::new(),
         },
         IkeProposal {
             encryption: vec![Encryption::AesGcm16Key128],
             prf: vec![Prf::HmacSha256],
             key_exchange: vec![KeyExchange::Ecp256],
+            additional: Vec::new(),
         },
     ]
 }
@@ -59,6 +61,7 @@ fn the_response_to_an_offer_is_confirmed() {
         encryption: Encryption::AesGcm16Key256,
         prf: Prf::HmacSha384,
         key_exchange: KeyExchange::X25519,
+        additional: None,
     };
     assert_eq!((chosen.suite, &chosen.peer_spi), (expected, &ours));
     assert_eq!(

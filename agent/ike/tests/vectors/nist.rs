@@ -47,6 +47,7 @@ const SUITE: IkeSuite = IkeSuite {
     encryption: Encryption::AesGcm16Key256,
     prf: Prf::HmacSha256,
     key_exchange: KeyExchange::X25519,
+    additional: None,
 };
 
 fn nonces() -> (Nonce, Nonce) {

@@ -24,6 +24,7 @@ const fn suite(encryption: Encryption, prf: Prf) -> IkeSuite {
         encryption,
         prf,
         key_exchange: KeyExchange::X25519,
+        additional: None,
     }
 }
 

@@ -49,10 +49,11 @@ fn an_empty_tunnel_has_the_documented_defaults() {
     assert_eq!(converted.replay_window, 4096);
     assert!(converted.esn && converted.block && !converted.suspended);
     let ike = &converted.ike_proposals;
+    let additional: Vec<&[Kem]> = ike.iter().map(|p| p.additional.as_slice()).collect();
     assert_eq!(
-        ike.len(),
-        1,
-        "the proposal with ML-KEM waits for its key exchange"
+        additional,
+        [&[Kem::MlKem768][..], &[]],
+        "with ML-KEM, and without"
     );
     assert_eq!(ike[0].encryption, [Encryption::AesGcm16Key256]);
     assert_eq!(ike[0].prf, [Prf::HmacSha384]);
