@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
+use ipsecmesh_ike::SaProtocol;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,8 @@ pub(crate) struct LastState {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct StoredPolicy {
     inbound: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    forward: bool,
     source: (IpAddr, u8),
     destination: (IpAddr, u8),
     protocol: u8,
@@ -76,6 +79,8 @@ enum StoredAction {
     Discard,
     Protect {
         required: bool,
+        #[serde(default)]
+        ah: bool,
         reqid: u32,
         tunnel: bool,
         source: IpAddr,
@@ -87,7 +92,8 @@ impl From<&Policy> for StoredPolicy {
     fn from(policy: &Policy) -> Self {
         let selector = policy.key.selector;
         Self {
-            inbound: policy.key.direction == Direction::Inbound,
+            inbound: policy.key.direction != Direction::Outbound,
+            forward: policy.key.direction == Direction::Forward,
             source: (selector.source.address, selector.source.length),
             destination: (selector.destination.address, selector.destination.length),
             protocol: selector.protocol,
@@ -99,12 +105,14 @@ impl From<&Policy> for StoredPolicy {
                 PolicyAction::Discard => StoredAction::Discard,
                 PolicyAction::Protect {
                     demand,
+                    protocol,
                     reqid,
                     tunnel,
                     source,
                     destination,
                 } => StoredAction::Protect {
                     required: demand == Demand::Required,
+                    ah: protocol == SaProtocol::Ah,
                     reqid,
                     tunnel,
                     source,
@@ -120,10 +128,10 @@ impl From<&StoredPolicy> for Policy {
         let prefix = |(address, length)| Prefix { address, length };
         Self {
             key: PolicyKey {
-                direction: if stored.inbound {
-                    Direction::Inbound
-                } else {
-                    Direction::Outbound
+                direction: match (stored.inbound, stored.forward) {
+                    (_, true) => Direction::Forward,
+                    (true, false) => Direction::Inbound,
+                    (false, false) => Direction::Outbound,
                 },
                 selector: Selector {
                     source: prefix(stored.source),
@@ -138,6 +146,7 @@ impl From<&StoredPolicy> for Policy {
                 StoredAction::Discard => PolicyAction::Discard,
                 StoredAction::Protect {
                     required,
+                    ah,
                     reqid,
                     tunnel,
                     source,
@@ -148,6 +157,7 @@ impl From<&StoredPolicy> for Policy {
                     } else {
                         Demand::Optional
                     },
+                    protocol: if ah { SaProtocol::Ah } else { SaProtocol::Esp },
                     reqid,
                     tunnel,
                     source,
@@ -232,14 +242,14 @@ const POLICIES: &str = "policies.json";
 mod tests {
     use super::*;
 
-    fn policy(action: PolicyAction) -> Policy {
+    fn policy(direction: Direction, action: PolicyAction) -> Policy {
         let host = |last: u8| Prefix {
             address: IpAddr::from([10, 0, 0, last]),
             length: 32,
         };
         Policy {
             key: PolicyKey {
-                direction: Direction::Inbound,
+                direction,
                 selector: Selector {
                     source: host(1),
                     destination: host(2),
@@ -257,16 +267,19 @@ mod tests {
     fn every_policy_comes_back_as_it_was() {
         let protect = PolicyAction::Protect {
             demand: Demand::Required,
+            protocol: SaProtocol::Ah,
             reqid: 0x1950_0001,
             tunnel: false,
             source: IpAddr::from([10, 0, 0, 1]),
             destination: IpAddr::from([10, 0, 0, 2]),
         };
+        let directions = [Direction::Inbound, Direction::Outbound, Direction::Forward];
         for action in [PolicyAction::Bypass, PolicyAction::Discard, protect] {
-            let stored = StoredPolicy::from(&policy(action));
-            let text = serde_json::to_string(&stored).expect("text");
-            let back: StoredPolicy = serde_json::from_str(&text).expect("parsed");
-            assert_eq!(Policy::from(&back), policy(action));
+            for policy in directions.map(|direction| policy(direction, action)) {
+                let text = serde_json::to_string(&StoredPolicy::from(&policy)).expect("text");
+                let back: StoredPolicy = serde_json::from_str(&text).expect("parsed");
+                assert_eq!(Policy::from(&back), policy);
+            }
         }
     }
 
@@ -279,7 +292,10 @@ mod tests {
         };
         store.save_latch(latch.clone()).expect("written");
         let last = LastState {
-            policies: vec![StoredPolicy::from(&policy(PolicyAction::Discard))],
+            policies: vec![StoredPolicy::from(&policy(
+                Direction::Inbound,
+                PolicyAction::Discard,
+            ))],
             overlays: BTreeMap::default(),
         };
         store.save_last(last.clone()).expect("written");

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipsecmesh_dataplane::SaFeatures;
 use ipsecmesh_xfrm::{
-    Cipher, Connection, Key, Limits, Mode, Reqid, Request, Sa, SaDirection, SaId, XfrmError,
+    Cipher, Connection, Key, Limits, Mode, Protocol, Reqid, Request, Sa, SaDirection, SaId, XfrmError,
 };
 use zeroize::Zeroizing;
 
@@ -227,6 +227,7 @@ async fn trial(
 ) -> Result<(), XfrmError> {
     let [source, destination] = ends;
     let id = SaId {
+        protocol: Protocol::Esp,
         spi: TRIAL_SPI,
         source,
         destination,

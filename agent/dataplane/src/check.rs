@@ -3,7 +3,7 @@
 use ipsecmesh_ike::SaSpec;
 use ipsecmesh_xfrm::{Cipher, Reqid};
 
-use crate::spec::{Policy, PolicyAction, Prefix};
+use crate::spec::{Direction, Policy, PolicyAction, Prefix};
 
 /// The reqid and the cipher of an SA, or the field that is wrong.
 pub(crate) fn sa(spec: &SaSpec) -> Result<(Reqid, Cipher), String> {
@@ -42,6 +42,11 @@ pub(crate) fn policy(policy: &Policy) -> Result<(), String> {
         ..
     } = policy.action
     {
+        if policy.key.direction == Direction::Forward && !tunnel {
+            return Err(
+                "a forward policy protects in tunnel mode only: transport mode ends at this host".into(),
+            );
+        }
         reqid(value)?;
         if source.is_ipv4() != destination.is_ipv4() || (!tunnel && source.is_ipv4() != v4) {
             return Err("the template's addresses differ in family".into());

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipsecmesh_ike::{EffectAction, EffectOutcome, EspSpi, SaName, SaSpec};
+use ipsecmesh_ike::{EffectAction, EffectOutcome, EspSpi, SaName, SaProtocol, SaSpec};
 use tokio::sync::Notify;
 
 use crate::spec::{Policy, PolicyKey};
@@ -41,12 +41,19 @@ pub enum Write {
     RemoveSa(SaName),
 }
 
+/// What the kernel finds an SA by.
+type Place = (SaProtocol, IpAddr, EspSpi);
+
+const fn place(name: &SaName) -> Place {
+    (name.protocol, name.destination, name.spi)
+}
+
 #[derive(Default)]
 struct State {
     policies: BTreeMap<PolicyKey, Policy>,
     foreign_policies: Vec<PolicyKey>,
-    sas: BTreeMap<(IpAddr, EspSpi), SaStatus>,
-    foreign_sas: Vec<(IpAddr, EspSpi)>,
+    sas: BTreeMap<Place, SaStatus>,
+    foreign_sas: Vec<Place>,
     waiting: Vec<Waiting>,
     writes: Vec<Write>,
     refusals: VecDeque<String>,
@@ -73,7 +80,7 @@ impl MemoryHandle {
 
     /// Somebody else removes an SA of ours.
     pub fn lose_sa(&self, name: SaName) {
-        self.state().sas.remove(&(name.destination, name.spi));
+        self.state().sas.remove(&place(&name));
     }
 
     /// Somebody else removes a policy of ours.
@@ -118,7 +125,7 @@ impl MemoryHandle {
 
     /// Counts traffic through an SA.
     pub fn carry(&self, name: SaName, packets: u64, bytes: u64) {
-        if let Some(sa) = self.state().sas.get_mut(&(name.destination, name.spi)) {
+        if let Some(sa) = self.state().sas.get_mut(&place(&name)) {
             sa.packets += packets;
             sa.bytes += bytes;
             sa.last_used = Some(sa.added_at);
@@ -136,15 +143,15 @@ impl MemoryHandle {
     }
 
     /// Puts an SA there that is not ours.
-    pub fn add_foreign_sa(&self, destination: IpAddr, spi: EspSpi) {
-        self.state().foreign_sas.push((destination, spi));
+    pub fn add_foreign_sa(&self, name: SaName) {
+        self.state().foreign_sas.push(place(&name));
     }
 
     /// Its owner takes it away.
-    pub fn remove_foreign_sa(&self, destination: IpAddr, spi: EspSpi) {
+    pub fn remove_foreign_sa(&self, name: SaName) {
         self.state()
             .foreign_sas
-            .retain(|foreign| *foreign != (destination, spi));
+            .retain(|foreign| *foreign != place(&name));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -185,13 +192,7 @@ impl DataPlane for MemoryDataPlane {
 
     async fn usage(&mut self, names: &[SaName]) -> Vec<Option<SaStatus>> {
         let state = self.handle.state();
-        let ours = |name: &SaName| {
-            state
-                .sas
-                .get(&(name.destination, name.spi))
-                .filter(|sa| sa.name == *name)
-                .cloned()
-        };
+        let ours = |name: &SaName| state.sas.get(&place(name)).filter(|sa| sa.name == *name).cloned();
         names.iter().map(ours).collect()
     }
 
@@ -232,7 +233,7 @@ impl State {
         if let Some(reason) = self.refusals.pop_front().or(check::sa(spec).err()) {
             return EffectOutcome::Failed(format!("install SA: {reason}"));
         }
-        let place = (spec.name.destination, spec.name.spi);
+        let place = place(&spec.name);
         if self.sas.contains_key(&place) || self.foreign_sas.contains(&place) {
             return EffectOutcome::SpiInUse;
         }
@@ -256,9 +257,14 @@ impl State {
     }
 
     fn remove_sa(&mut self, name: SaName) -> Result<(), DataPlaneError> {
-        let object = || format!("spi {} {} -> {}", name.spi, name.source, name.destination);
+        let object = || {
+            format!(
+                "{} spi {} {} -> {}",
+                name.protocol, name.spi, name.source, name.destination
+            )
+        };
         self.refuse("remove SA", object)?;
-        let place = (name.destination, name.spi);
+        let place = place(&name);
         if self.sas.get(&place).is_some_and(|sa| sa.name == name) {
             self.sas.remove(&place);
             self.writes.push(Write::RemoveSa(name));

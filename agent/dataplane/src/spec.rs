@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipsecmesh_ike::SaProtocol;
+
 /// How much a direction of a policy demands (`docs/ARCHITECTURE.md`, phases).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Demand {
@@ -16,8 +18,10 @@ pub enum Demand {
 pub enum Direction {
     /// Towards this host.
     Inbound,
-    /// From this host.
+    /// From this host, and through it towards a peer.
     Outbound,
+    /// Through this host, from a peer: what tunnel mode has taken out and what is for others behind this host.
+    Forward,
 }
 
 /// A block of addresses.
@@ -75,11 +79,14 @@ pub enum PolicyAction {
     Protect {
         /// Optional or required.
         demand: Demand,
+        /// ESP or AH.
+        protocol: SaProtocol,
         /// Binds it to SAs.
         reqid: u32,
         /// Transport or tunnel.
         tunnel: bool,
-        /// Outer source (the local or remote host's address in transport mode).
+        /// Outer source (the local or remote host's address in transport mode). In tunnel mode its family is
+        /// independent of the selector's.
         source: IpAddr,
         /// Outer destination.
         destination: IpAddr,

@@ -17,7 +17,7 @@ async fn kernel_passes_the_suite() {
     let verdicts = suite::run(&mut plane, &world, Cases::Policies).await;
     let failed: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict.is_err()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
-    assert_eq!(verdicts.len(), 8);
+    assert_eq!(verdicts.len(), 9);
 }
 
 /// On a kernel without ESP or AES-GCM the refusal carries the kernel's own words.

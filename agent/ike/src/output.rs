@@ -6,7 +6,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::config::{Credentials, Encryption, Lifetime, Mode, PeerConfig, TrafficSelector};
-use crate::types::{BootId, ChildId, ChildSaId, EffectId, EspSpi, IkeSaId, IkeSpi, Path, PeerId};
+use crate::types::{BootId, ChildId, ChildSaId, EffectId, EspSpi, IkeSaId, IkeSpi, Path, PeerId, SaProtocol};
 
 /// What the driver wants. Every command is idempotent.
 #[derive(Clone, Debug)]
@@ -118,8 +118,10 @@ pub enum EffectOutcome {
 }
 
 /// What names one half of a CHILD SA in the data plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SaName {
+    /// ESP or AH: each has SPIs of its own.
+    pub protocol: SaProtocol,
     /// The SPI, chosen by the receiving end.
     pub spi: EspSpi,
     /// Source address of its packets.

@@ -47,6 +47,25 @@ impl fmt::Display for EspSpi {
     }
 }
 
+/// The protocol of a CHILD SA (RFC 4301 §3.2). Each has SPIs of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SaProtocol {
+    /// Encapsulating Security Payload (RFC 4303).
+    #[default]
+    Esp,
+    /// Authentication Header (RFC 4302).
+    Ah,
+}
+
+impl fmt::Display for SaProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Esp => "ESP",
+            Self::Ah => "AH",
+        })
+    }
+}
+
 /// The driver's name for one configured peer, that is for one (node, address family).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u64);

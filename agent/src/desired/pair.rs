@@ -7,7 +7,8 @@ use std::time::Duration;
 use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands, Phase};
 use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 use ipsecmesh_ike::{
-    ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, PeerId, TrafficSelector,
+    ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, PeerId, SaProtocol,
+    TrafficSelector,
 };
 
 use crate::desired::TunnelView;
@@ -174,6 +175,8 @@ impl Pair<'_> {
     ) -> impl Iterator<Item = Policy> {
         let sides = [
             (Direction::Inbound, self.remote, self.local, demands.inbound),
+            // What comes out of a tunnel may be for somebody behind this host.
+            (Direction::Forward, self.remote, self.local, demands.inbound),
             (Direction::Outbound, self.local, self.remote, demands.outbound),
         ];
         let tunnel = view.tunnel.mode == Mode::Tunnel;
@@ -181,6 +184,7 @@ impl Pair<'_> {
         let overlay = entry.overlay;
         sides
             .into_iter()
+            .filter(move |(direction, ..)| tunnel || *direction != Direction::Forward)
             .filter_map(move |(direction, source, destination, demand)| {
                 let demand = match demand {
                     PhaseDemand::None => return None,
@@ -201,6 +205,7 @@ impl Pair<'_> {
                     },
                     action: PolicyAction::Protect {
                         demand,
+                        protocol: SaProtocol::Esp,
                         reqid,
                         tunnel,
                         source,

@@ -84,24 +84,21 @@ impl Adoption {
         if self.sas.is_empty() {
             return;
         }
-        let standing: BTreeSet<(u32, IpAddr)> = snapshot
-            .iter()
-            .map(|sa| (sa.name.spi.value(), sa.name.destination))
-            .collect();
-        self.sas
-            .retain(|sa| standing.contains(&(sa.name.spi.value(), sa.name.destination)));
+        let standing: BTreeSet<SaName> = snapshot.iter().map(|sa| sa.name).collect();
+        self.sas.retain(|sa| standing.contains(&sa.name));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ipsecmesh_ike::EspSpi;
+    use ipsecmesh_ike::{EspSpi, SaProtocol};
 
     use super::*;
 
     fn sa(spi: u32, source: u8, destination: u8) -> SaStatus {
         SaStatus {
             name: SaName {
+                protocol: SaProtocol::Esp,
                 spi: EspSpi::new(spi).expect("not reserved"),
                 source: IpAddr::from([10, 0, 0, source]),
                 destination: IpAddr::from([10, 0, 0, destination]),

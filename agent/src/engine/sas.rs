@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ipsecmesh_ike::{ChildId, EffectAction, EspSpi, PeerId, SaName};
+use ipsecmesh_ike::{ChildId, EffectAction, EspSpi, PeerId, SaName, SaProtocol};
 
 /// One half of a CHILD SA of ours in the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +59,10 @@ impl Change {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sas(BTreeMap<SaKey, SaRecord>);
 
-/// Destination, SPI, source: what the kernel looks SAs up by, in an order that a map can use.
+/// Protocol, destination, SPI, source: what the kernel looks SAs up by, in an order that a map can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct SaKey {
+    protocol: SaProtocol,
     destination: std::net::IpAddr,
     spi: EspSpi,
     source: std::net::IpAddr,
@@ -70,6 +71,7 @@ struct SaKey {
 impl From<SaName> for SaKey {
     fn from(name: SaName) -> Self {
         Self {
+            protocol: name.protocol,
             destination: name.destination,
             spi: name.spi,
             source: name.source,
@@ -80,6 +82,7 @@ impl From<SaName> for SaKey {
 impl From<SaKey> for SaName {
     fn from(key: SaKey) -> Self {
         Self {
+            protocol: key.protocol,
             spi: key.spi,
             source: key.source,
             destination: key.destination,

@@ -11,7 +11,7 @@ use ipsecmesh_dataplane::{
 };
 use ipsecmesh_ike::{
     BootId, ChildConfig, ChildId, Encapsulation, Endpoint, EndpointConfig, Identity, Initiation, Limits,
-    Mode, PeerAuth, PeerConfig, PeerId, Retransmit, TrafficSelector,
+    Mode, PeerAuth, PeerConfig, PeerId, Retransmit, SaProtocol, TrafficSelector,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -148,7 +148,7 @@ fn address(last: u8) -> IpAddr {
 fn policy(own: u8, direction: Direction, demand: Demand) -> Policy {
     let other = 3 - own;
     let (source, destination) = match direction {
-        Direction::Inbound => (address(other), address(own)),
+        Direction::Inbound | Direction::Forward => (address(other), address(own)),
         Direction::Outbound => (address(own), address(other)),
     };
     let host = |address| Prefix { address, length: 32 };
@@ -165,6 +165,7 @@ fn policy(own: u8, direction: Direction, demand: Demand) -> Policy {
         },
         action: PolicyAction::Protect {
             demand,
+            protocol: SaProtocol::Esp,
             reqid: REQID,
             tunnel: false,
             source,

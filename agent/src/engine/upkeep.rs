@@ -2,11 +2,10 @@
 //! compare what stands with what should.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use ipsecmesh_dataplane::{DataPlane, Policy, PolicyAction, PolicyKey, SaStatus, Snapshot};
-use ipsecmesh_ike::{Command, Instant, PeerConfig, PeerId};
+use ipsecmesh_ike::{Command, Instant, PeerConfig, PeerId, SaName};
 
 use crate::desired::Desired;
 use crate::engine::Sockets;
@@ -384,17 +383,12 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         self.actual.policies = by_key(snapshot.policies);
         self.adoption.retain(&snapshot.sas);
         self.view.update(|view| view.foreign = snapshot.foreign);
-        let adopted: BTreeSet<(u32, IpAddr)> = self
-            .adoption
-            .sas()
-            .iter()
-            .map(|sa| (sa.name.spi.value(), sa.name.destination))
-            .collect();
+        let adopted: BTreeSet<SaName> = self.adoption.sas().iter().map(|sa| sa.name).collect();
         let strays: Vec<_> = snapshot
             .sas
             .iter()
             .filter(|sa| !sa.larval && !self.sas.contains(sa.name))
-            .filter(|sa| !adopted.contains(&(sa.name.spi.value(), sa.name.destination)))
+            .filter(|sa| !adopted.contains(&sa.name))
             .map(|sa| sa.name)
             .collect();
         if !strays.is_empty() {

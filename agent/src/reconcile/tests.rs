@@ -1,7 +1,7 @@
 //! Every kind of difference, and none.
 
 use ipsecmesh_dataplane::{Demand, Direction, Prefix, Selector};
-use ipsecmesh_ike::{ChildConfig, EspSpi};
+use ipsecmesh_ike::{ChildConfig, EspSpi, SaProtocol};
 use ipsecmesh_ike::{ChildId, Encapsulation, Identity, Initiation, Mode, PeerAuth, TrafficSelector};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ fn policy(rank: u16) -> Policy {
         },
         action: PolicyAction::Protect {
             demand: Demand::Required,
+            protocol: SaProtocol::Esp,
             reqid: REQID,
             tunnel: false,
             source: address(1),
@@ -165,6 +166,7 @@ fn a_peer_that_cannot_prove_itself_yet_is_not_started_but_not_stopped_either() {
 fn orphans_go_outbound_first_and_wanted_sas_stay() {
     let sa = |spi, source, destination, reqid| SaStatus {
         name: SaName {
+            protocol: SaProtocol::Esp,
             spi: EspSpi::new(spi).expect("not reserved"),
             source: address(source),
             destination: address(destination),

@@ -15,7 +15,7 @@ use netlink_packet_xfrm::{
 use crate::address::{Selector, ip};
 use crate::ownership::{self, PolicyIndex, Reqid};
 use crate::policy::{Action, Direction, Policy, Template};
-use crate::sa::{Mode, SA_DIR_IN, SA_DIR_OUT, SaDirection, SaId, XFRMA_SA_DIR};
+use crate::sa::{Mode, Protocol, SA_DIR_IN, SA_DIR_OUT, SaDirection, SaId, XFRMA_SA_DIR};
 
 /// Directions from here on belong to a socket's own policy, not to the policy database.
 const FIRST_SOCKET_DIRECTION: u8 = 3;
@@ -127,6 +127,7 @@ fn sa(payload: &[u8]) -> Option<SaState> {
     let info = UserSaInfo::parse(payload).ok()?;
     let mut state = SaState {
         id: SaId {
+            protocol: Protocol::from_code(info.id.proto)?,
             spi: info.id.spi,
             source: ip(&info.saddr, info.family)?,
             destination: ip(&info.id.daddr, info.family)?,
@@ -211,6 +212,7 @@ fn ours(info: &UserPolicyInfo, wire: Option<&UserTemplate>) -> Option<Policy> {
 
 fn template(wire: &UserTemplate) -> Option<Template> {
     Some(Template {
+        protocol: Protocol::from_code(wire.id.proto)?,
         reqid: Reqid::new(wire.reqid)?,
         mode: Mode::from_code(wire.mode)?,
         source: ip(&wire.saddr, wire.family)?,

@@ -24,5 +24,5 @@ pub use event::Event;
 pub use ownership::{PolicyIndex, Reqid};
 pub use policy::{Action, Direction, Policy, Template};
 pub use request::Request;
-pub use sa::{Cipher, Key, Limits, Mode, Sa, SaDirection, SaFeatures, SaId};
+pub use sa::{Cipher, Key, Limits, Mode, Protocol, Sa, SaDirection, SaFeatures, SaId};
 pub use socket::{Connection, Events};

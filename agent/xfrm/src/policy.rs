@@ -4,21 +4,23 @@ use std::net::IpAddr;
 
 use netlink_packet_xfrm::policy::{DelGetMessage, ModifyMessage};
 use netlink_packet_xfrm::{
-    Address, IPPROTO_ESP, Id, UserPolicyId, UserPolicyInfo, UserTemplate, XFRM_POLICY_ALLOW,
-    XFRM_POLICY_BLOCK, XFRM_POLICY_IN, XFRM_POLICY_OUT, XfrmAttrs,
+    Address, Id, UserPolicyId, UserPolicyInfo, UserTemplate, XFRM_POLICY_ALLOW, XFRM_POLICY_BLOCK,
+    XFRM_POLICY_FWD, XFRM_POLICY_IN, XFRM_POLICY_OUT, XfrmAttrs,
 };
 
 use crate::address::{Selector, family};
 use crate::ownership::{self, PolicyIndex, Reqid};
-use crate::sa::Mode;
+use crate::sa::{Mode, Protocol};
 
 /// Direction of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
     /// Towards this host.
     In,
-    /// From this host.
+    /// From this host, and through it towards a peer.
     Out,
+    /// Through this host, from a peer: what tunnel mode has taken out and what is not for this host itself.
+    Forward,
 }
 
 impl Direction {
@@ -26,6 +28,7 @@ impl Direction {
         match self {
             Self::In => XFRM_POLICY_IN,
             Self::Out => XFRM_POLICY_OUT,
+            Self::Forward => XFRM_POLICY_FWD,
         }
     }
 
@@ -33,6 +36,7 @@ impl Direction {
         match code {
             XFRM_POLICY_IN => Some(Self::In),
             XFRM_POLICY_OUT => Some(Self::Out),
+            XFRM_POLICY_FWD => Some(Self::Forward),
             _ => None,
         }
     }
@@ -67,6 +71,8 @@ pub enum Action {
 /// Which SA a policy takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Template {
+    /// The SA's protocol.
+    pub protocol: Protocol,
     /// The SA's reqid.
     pub reqid: Reqid,
     /// The SA's mode.
@@ -109,7 +115,7 @@ impl Template {
             id: Id {
                 daddr: Address::from_ip(&self.destination),
                 spi: 0,
-                proto: IPPROTO_ESP,
+                proto: self.protocol.code(),
             },
             family: family(self.destination),
             saddr: Address::from_ip(&self.source),

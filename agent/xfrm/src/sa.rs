@@ -1,4 +1,9 @@
-//! Security associations: ESP with AES-GCM (RFC 4106), extended sequence numbers, UDP encapsulation (RFC 3948).
+//! Security associations: ESP (RFC 4303) and AH (RFC 4302) in both modes, extended sequence numbers, UDP encapsulation
+//! (RFC 3948).
+//!
+//! Tunnel mode keeps what the kernel does by itself, because it is what RFC 4301 §5.1.2 asks for: the outer header has
+//! the inner one's DSCP and, over IPv4, its DF bit, the inner header comes out with its own DSCP, and ECN is handled as
+//! RFC 6040 says. So path MTU discovery works through the tunnel, and no covert change of class crosses it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,9 +11,9 @@ use std::net::IpAddr;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_xfrm::state::{DelGetMessage, ModifyMessage};
 use netlink_packet_xfrm::{
-    Address, AlgAead, EncapTmpl, IPPROTO_ESP, Id, LifetimeConfig, ReplayEsn, UDP_ENCAP_ESPINUDP, UserSaId,
-    UserSaInfo, XFRM_ALG_AEAD_NAME_LEN, XFRM_INF, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_STATE_ESN,
-    XfrmAttrs,
+    Address, AlgAead, EncapTmpl, IPPROTO_AH, IPPROTO_ESP, Id, LifetimeConfig, ReplayEsn, UDP_ENCAP_ESPINUDP,
+    UserSaId, UserSaInfo, XFRM_ALG_AEAD_NAME_LEN, XFRM_INF, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL,
+    XFRM_STATE_AF_UNSPEC, XFRM_STATE_ESN, XfrmAttrs,
 };
 use zeroize::Zeroizing;
 
@@ -27,9 +32,11 @@ const BITS_PER_WORD: u32 = 32;
 const AEAD_NAME: &[u8] = b"rfc4106(gcm(aes))";
 const ICV_BITS: u32 = 128;
 
-/// What names an SA: the kernel finds it by destination and SPI.
+/// What names an SA: the kernel finds it by protocol, destination and SPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SaId {
+    /// ESP or AH: each has SPIs of its own.
+    pub protocol: Protocol,
     /// The SPI, in host order.
     pub spi: u32,
     /// Source address of its packets.
@@ -59,7 +66,8 @@ pub struct Sa {
     pub replay_window: u32,
     /// UDP ports (source, destination) where ESP travels in UDP.
     pub encapsulation: Option<(u16, u16)>,
-    /// What may travel through it; `None` is everything between its addresses.
+    /// What may travel through it, in tunnel mode of either family; `None` is everything between its addresses, and in
+    /// tunnel mode everything.
     pub selector: Option<Selector>,
     /// When the kernel reports it, and when it stops using it.
     pub limits: Limits,
@@ -72,6 +80,32 @@ pub enum SaDirection {
     In,
     /// From this host.
     Out,
+}
+
+/// The protocol of an SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Encapsulating Security Payload.
+    Esp,
+    /// Authentication Header.
+    Ah,
+}
+
+impl Protocol {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Esp => IPPROTO_ESP,
+            Self::Ah => IPPROTO_AH,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        match code {
+            IPPROTO_ESP => Some(Self::Esp),
+            IPPROTO_AH => Some(Self::Ah),
+            _ => None,
+        }
+    }
 }
 
 /// Encapsulation mode.
@@ -179,14 +213,14 @@ impl Sa {
             id: Id {
                 daddr: Address::from_ip(&self.id.destination),
                 spi: self.id.spi,
-                proto: IPPROTO_ESP,
+                proto: self.id.protocol.code(),
             },
             saddr: Address::from_ip(&self.id.source),
             lifetime_cfg: self.limits.to_wire(),
             reqid: self.reqid.value(),
             family: family(self.id.destination),
             mode: self.mode.code(),
-            flags: if self.esn { XFRM_STATE_ESN } else { 0 },
+            flags: self.flags(),
             ..UserSaInfo::default()
         };
         if let Some(selector) = self.selector {
@@ -205,6 +239,13 @@ impl Sa {
             user_sa_info: info,
             nlas,
         }
+    }
+
+    /// Without a selector the kernel takes the outer family for the inner one, unless it is told not to.
+    fn flags(&self) -> u8 {
+        let esn = if self.esn { XFRM_STATE_ESN } else { 0 };
+        let any_family = self.mode == Mode::Tunnel && self.selector.is_none();
+        esn | if any_family { XFRM_STATE_AF_UNSPEC } else { 0 }
     }
 
     fn algorithm(&self) -> AlgAead {
@@ -254,14 +295,14 @@ fn encapsulation((source, destination): (u16, u16)) -> XfrmAttrs {
     })
 }
 
-/// Names an SA to read or delete. The kernel looks only at destination and SPI.
+/// Names an SA to read or delete. The kernel looks only at protocol, destination and SPI.
 pub(crate) fn by_id(id: SaId) -> DelGetMessage {
     DelGetMessage {
         user_sa_id: UserSaId {
             daddr: Address::from_ip(&id.destination),
             spi: id.spi,
             family: family(id.destination),
-            proto: IPPROTO_ESP,
+            proto: id.protocol.code(),
         },
         nlas: Vec::new(),
     }

@@ -9,7 +9,7 @@ use crate::address::{Prefix, Selector};
 use crate::ownership::{PolicyIndex, Reqid};
 use crate::policy::{Action, Direction, Policy, Template};
 use crate::request::{Request, encode};
-use crate::sa::{Cipher, Key, Limits, Mode, Sa, SaDirection, SaId};
+use crate::sa::{Cipher, Key, Limits, Mode, Protocol, Sa, SaDirection, SaId};
 
 /// A byte that occurs in a message only where a key does.
 pub(crate) const KEY_BYTE: u8 = 0xa7;
@@ -45,6 +45,7 @@ fn sa(source: IpAddr, destination: IpAddr, direction: SaDirection, mode: Mode) -
     };
     Sa {
         id: SaId {
+            protocol: Protocol::Esp,
             spi: 0xc0ff_ee01,
             source,
             destination,
@@ -70,7 +71,7 @@ fn sa(source: IpAddr, destination: IpAddr, direction: SaDirection, mode: Mode) -
 pub(crate) fn policies() -> Vec<Policy> {
     let mut all = Vec::new();
     for (number, (source, destination)) in (0..).zip(addresses()) {
-        for direction in [Direction::In, Direction::Out] {
+        for direction in [Direction::In, Direction::Out, Direction::Forward] {
             for action in actions(source, destination) {
                 all.push(Policy {
                     direction,
@@ -94,6 +95,7 @@ pub(crate) fn policies() -> Vec<Policy> {
 fn actions(source: IpAddr, destination: IpAddr) -> Vec<Action> {
     let template = |mode, optional| {
         Action::Protect(Template {
+            protocol: if optional { Protocol::Ah } else { Protocol::Esp },
             reqid: Reqid::from_slot(9),
             mode,
             source,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipsecmesh_ike::{EspSpi, Mode, SaName, SaSpec, TrafficSelector};
+use ipsecmesh_ike::{EspSpi, Mode, SaName, SaProtocol, SaSpec, TrafficSelector};
 use ipsecmesh_xfrm as xfrm;
 use ipsecmesh_xfrm::{PolicyIndex, Reqid};
 
@@ -17,6 +17,7 @@ pub(super) fn direction(direction: Direction) -> xfrm::Direction {
     match direction {
         Direction::Inbound => xfrm::Direction::In,
         Direction::Outbound => xfrm::Direction::Out,
+        Direction::Forward => xfrm::Direction::Forward,
     }
 }
 
@@ -24,6 +25,21 @@ pub(super) fn direction_word(direction: Direction) -> &'static str {
     match direction {
         Direction::Inbound => "in",
         Direction::Outbound => "out",
+        Direction::Forward => "fwd",
+    }
+}
+
+pub(super) fn protocol(protocol: SaProtocol) -> xfrm::Protocol {
+    match protocol {
+        SaProtocol::Esp => xfrm::Protocol::Esp,
+        SaProtocol::Ah => xfrm::Protocol::Ah,
+    }
+}
+
+fn protocol_from_kernel(protocol: xfrm::Protocol) -> SaProtocol {
+    match protocol {
+        xfrm::Protocol::Esp => SaProtocol::Esp,
+        xfrm::Protocol::Ah => SaProtocol::Ah,
     }
 }
 
@@ -49,11 +65,13 @@ pub(super) fn to_kernel(policy: &Policy, index: PolicyIndex) -> Result<xfrm::Pol
         PolicyAction::Discard => xfrm::Action::Block,
         PolicyAction::Protect {
             demand,
+            protocol: sa_protocol,
             reqid,
             tunnel,
             source,
             destination,
         } => xfrm::Action::Protect(xfrm::Template {
+            protocol: protocol(sa_protocol),
             reqid: check::reqid(reqid)?,
             mode: if tunnel {
                 xfrm::Mode::Tunnel
@@ -88,6 +106,7 @@ pub(super) fn from_kernel(policy: &xfrm::Policy) -> Policy {
             } else {
                 Demand::Required
             },
+            protocol: protocol_from_kernel(template.protocol),
             reqid: template.reqid.value(),
             tunnel: template.mode == xfrm::Mode::Tunnel,
             source: template.source,
@@ -99,6 +118,7 @@ pub(super) fn from_kernel(policy: &xfrm::Policy) -> Policy {
             direction: match policy.direction {
                 xfrm::Direction::In => Direction::Inbound,
                 xfrm::Direction::Out => Direction::Outbound,
+                xfrm::Direction::Forward => Direction::Forward,
             },
             selector: Selector {
                 source: prefix(policy.selector.source),
@@ -139,8 +159,9 @@ pub(super) fn sa(spec: &SaSpec, direction: xfrm::SaDirection) -> Result<xfrm::Sa
     })
 }
 
-/// In transport mode the kernel checks decrypted packets against the SA's own selector (RFC 4301 §5.2), where one selector
-/// can say what was negotiated and no address translator stands between. In tunnel mode the policies check.
+/// The kernel checks decrypted packets against the SA's own selector (RFC 4301 §5.2), where one selector can say what was
+/// negotiated; where it cannot, the policies alone check. In transport mode also where no address translator stands
+/// between: behind one, packets carry other addresses than those that were negotiated.
 fn sa_selector(spec: &SaSpec) -> Option<xfrm::Selector> {
     let ([source], [destination]) = (
         spec.source_selectors.as_slice(),
@@ -148,26 +169,46 @@ fn sa_selector(spec: &SaSpec) -> Option<xfrm::Selector> {
     ) else {
         return None;
     };
-    let fits = spec.mode == Mode::Transport
-        && is_host(source, spec.name.source)
-        && is_host(destination, spec.name.destination)
-        && source.protocol == destination.protocol;
-    if !fits {
+    let (source_block, destination_block) = (block(source)?, block(destination)?);
+    let fits = match spec.mode {
+        Mode::Transport => {
+            source_block == xfrm::Prefix::host(spec.name.source)
+                && destination_block == xfrm::Prefix::host(spec.name.destination)
+        }
+        Mode::Tunnel => source_block.address.is_ipv4() == destination_block.address.is_ipv4(),
+    };
+    if !fits || source.protocol != destination.protocol {
         return None;
     }
     let has_ports = ![ICMP, ICMPV6].contains(&source.protocol);
     let port = |selector| if has_ports { port(selector) } else { Ok(None) };
     Some(xfrm::Selector {
-        source: xfrm::Prefix::host(spec.name.source),
-        destination: xfrm::Prefix::host(spec.name.destination),
+        source: source_block,
+        destination: destination_block,
         protocol: source.protocol,
         source_port: port(source).ok()?,
         destination_port: port(destination).ok()?,
     })
 }
 
-fn is_host(selector: &TrafficSelector, address: IpAddr) -> bool {
-    selector.first_address == address && selector.last_address == address
+/// The range as one block; `None` for a range that is none.
+fn block(selector: &TrafficSelector) -> Option<xfrm::Prefix> {
+    let (first, last, width) = match (selector.first_address, selector.last_address) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            (u128::from(first.to_bits()), u128::from(last.to_bits()), u32::BITS)
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits(), last.to_bits(), u128::BITS),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
+    };
+    // A block's ends differ in all bits behind the prefix, and in no other.
+    let host_bits = first ^ last;
+    let length = width.checked_sub(u128::BITS - host_bits.leading_zeros())?;
+    let is_block = host_bits & (host_bits.wrapping_add(1)) == 0 && first & host_bits == 0;
+    Some(xfrm::Prefix {
+        address: selector.first_address,
+        length: u8::try_from(length).ok()?,
+    })
+    .filter(|_| is_block)
 }
 
 /// A range of ports, which the kernel cannot say.
@@ -184,6 +225,7 @@ fn port(selector: &TrafficSelector) -> Result<Option<u16>, PortRange> {
 
 pub(super) fn sa_id(name: &SaName) -> xfrm::SaId {
     xfrm::SaId {
+        protocol: protocol(name.protocol),
         spi: name.spi.value(),
         source: name.source,
         destination: name.destination,
@@ -194,6 +236,7 @@ pub(super) fn sa_id(name: &SaName) -> xfrm::SaId {
 pub(super) fn sa_status(state: &xfrm::SaState) -> Option<SaStatus> {
     Some(SaStatus {
         name: SaName {
+            protocol: protocol_from_kernel(state.id.protocol),
             spi: EspSpi::new(state.id.spi)?,
             source: state.id.source,
             destination: state.id.destination,
@@ -238,7 +281,10 @@ pub(super) fn text(key: PolicyKey) -> String {
     text
 }
 
-/// Such as "spi 19500001 172.30.0.11 -> 172.30.0.12".
+/// Such as "ESP spi 19500001 172.30.0.11 -> 172.30.0.12".
 pub(super) fn sa_text(name: &SaName) -> String {
-    format!("spi {} {} -> {}", name.spi, name.source, name.destination)
+    format!(
+        "{} spi {} {} -> {}",
+        name.protocol, name.spi, name.source, name.destination
+    )
 }

@@ -11,13 +11,18 @@ use ipsecmesh_xfrm::{Direction, PolicyIndex};
 #[derive(Default)]
 pub(super) struct Indexes {
     taken: BTreeSet<PolicyIndex>,
-    next: [u32; 2],
+    next: [u32; 3],
 }
 
 impl Indexes {
     /// Takes a free index; `None` when the range is full.
     pub(super) fn take(&mut self, direction: Direction) -> Option<PolicyIndex> {
-        let next = &mut self.next[usize::from(direction == Direction::Out)];
+        let place = match direction {
+            Direction::In => 0,
+            Direction::Out => 1,
+            Direction::Forward => 2,
+        };
+        let next = &mut self.next[place];
         // Round robin, so that a number comes back as late as possible.
         let forward = (*next..).map_while(|number| PolicyIndex::nth(direction, number));
         let around = (0..*next).map_while(|number| PolicyIndex::nth(direction, number));

@@ -64,10 +64,10 @@ impl World for Linux {
 }
 
 fn policy(key: PolicyKey) -> String {
-    let direction = if key.direction == Direction::Inbound {
-        "in"
-    } else {
-        "out"
+    let direction = match key.direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+        Direction::Forward => "fwd",
     };
     let selector = key.selector;
     format!(

@@ -1,11 +1,12 @@
 //! Objects for the cases.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 use ipsecmesh_ike::{
-    ChildId, ChildSaId, Encryption, EspSpi, Lifetime, Mode, PeerId, SaKey, SaName, SaSpec, TrafficSelector,
+    ChildId, ChildSaId, Encryption, EspSpi, Lifetime, Mode, PeerId, SaKey, SaName, SaProtocol, SaSpec,
+    TrafficSelector,
 };
 
 /// A reqid of our range.
@@ -23,6 +24,16 @@ pub(crate) fn here() -> IpAddr {
 /// The other host.
 pub(crate) fn there() -> IpAddr {
     Ipv4Addr::new(198, 51, 100, 2).into()
+}
+
+/// This host over IPv6.
+pub(crate) fn here6() -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 51, 0, 0, 0, 1).into()
+}
+
+/// The other host over IPv6.
+pub(crate) fn there6() -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 51, 0, 0, 0, 2).into()
 }
 
 /// A host's own block.
@@ -53,6 +64,7 @@ pub(crate) fn protect(direction: Direction, source: IpAddr, destination: IpAddr,
         },
         action: PolicyAction::Protect {
             demand,
+            protocol: SaProtocol::Esp,
             reqid: REQID,
             tunnel: false,
             source,
@@ -70,6 +82,7 @@ pub(crate) fn spi(value: u32) -> EspSpi {
 /// The name of an SA.
 pub(crate) fn name(value: u32, source: IpAddr, destination: IpAddr) -> SaName {
     SaName {
+        protocol: SaProtocol::Esp,
         spi: spi(value),
         source,
         destination,

@@ -1,14 +1,15 @@
 //! Cases about policies, and about traffic that waits.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipsecmesh_dataplane::{
-    DataPlane, DataPlaneEvent, Demand, Direction, Policy, PolicyAction, PolicyKey, Selector, Waiting,
+    DataPlane, DataPlaneEvent, Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector, Waiting,
 };
+use ipsecmesh_ike::SaProtocol;
 use tokio::time::timeout;
 
-use super::{REQID, Verdict, World, all_good, here, host, overlay, protect, same, there};
+use super::{REQID, Verdict, World, all_good, here, here6, host, overlay, protect, same, there, there6};
 
 const ICMP: u8 = 1;
 
@@ -24,6 +25,10 @@ pub(super) async fn run<P: DataPlane>(plane: &mut P, world: &impl World) -> Vec<
             touch(plane).await,
         ),
         ("removing is idempotent", remove(plane).await),
+        (
+            "tunnel policies stand in three directions, whatever the families",
+            tunnels(plane).await,
+        ),
         ("five hundred policies go in and out", many(plane).await),
         (
             "a foreign policy with the same selector is neither replaced nor removed",
@@ -159,6 +164,81 @@ async fn many<P: DataPlane>(plane: &mut P) -> Result<(), String> {
     policies.sort();
     same("policies", &standing(plane).await?, &policies)?;
     clear(plane, &policies).await
+}
+
+/// One pair of networks behind two hosts: what leaves, what comes for this host, what comes for others.
+fn tunnel(
+    ours: Prefix,
+    theirs: Prefix,
+    (here, there): (IpAddr, IpAddr),
+    protocol: SaProtocol,
+) -> Vec<Policy> {
+    let one = |direction, source, destination, (from, to)| Policy {
+        key: PolicyKey {
+            direction,
+            selector: Selector {
+                source,
+                destination,
+                protocol: 6,
+                source_port: None,
+                destination_port: Some(443),
+            },
+        },
+        action: PolicyAction::Protect {
+            demand: Demand::Required,
+            protocol,
+            reqid: REQID,
+            tunnel: true,
+            source: from,
+            destination: to,
+        },
+        rank: 20,
+    };
+    vec![
+        one(Direction::Outbound, ours, theirs, (here, there)),
+        one(Direction::Inbound, theirs, ours, (there, here)),
+        one(Direction::Forward, theirs, ours, (there, here)),
+    ]
+}
+
+async fn tunnels<P: DataPlane>(plane: &mut P) -> Result<(), String> {
+    let net4 = |last: u8| Prefix {
+        address: Ipv4Addr::new(10, last, 0, 0).into(),
+        length: 16,
+    };
+    let net6 = |last: u16| Prefix {
+        address: Ipv6Addr::new(0xfd00, last, 0, 0, 0, 0, 0, 0).into(),
+        length: 32,
+    };
+    let (outer4, outer6) = ((here(), there()), (here6(), there6()));
+    let mut policies = [
+        tunnel(net4(1), net4(2), outer4, SaProtocol::Esp),
+        tunnel(net4(3), net4(4), outer6, SaProtocol::Esp),
+        tunnel(net6(1), net6(2), outer4, SaProtocol::Ah),
+        tunnel(net6(3), net6(4), outer6, SaProtocol::Esp),
+    ]
+    .concat();
+    put(plane, &policies).await?;
+    all_good(
+        "touch",
+        plane.touch_policies(&keys(&policies)).await,
+        policies.len(),
+    )?;
+    policies.sort();
+    same("policies", &standing(plane).await?, &policies)?;
+    clear(plane, &policies).await?;
+    let mut transport = protect(Direction::Forward, there(), here(), Demand::Required);
+    transport.rank = 0;
+    let refused = plane.put_policies(&[transport]).await;
+    let text = refused
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|error| error.reason);
+    same(
+        "the refusal names the mode",
+        &text.collect::<String>().contains("tunnel mode only"),
+        &true,
+    )
 }
 
 async fn foreign<P: DataPlane>(plane: &mut P, world: &impl World) -> Result<(), String> {

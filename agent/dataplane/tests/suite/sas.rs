@@ -1,9 +1,11 @@
 //! Cases about SAs: they need ESP.
 
-use ipsecmesh_dataplane::{DataPlane, SaStatus};
-use ipsecmesh_ike::{EffectAction, EffectOutcome, Encryption, SaKey, SaName, SaSpec};
+use std::net::IpAddr;
 
-use super::{REQID, Verdict, World, all_good, half, here, name, same, there};
+use ipsecmesh_dataplane::{DataPlane, SaStatus};
+use ipsecmesh_ike::{EffectAction, EffectOutcome, Encryption, Mode, SaKey, SaName, SaSpec, TrafficSelector};
+
+use super::{REQID, Verdict, World, all_good, half, here, here6, name, same, there, there6};
 
 const SPI: u32 = 0xc0de_0001;
 
@@ -111,7 +113,31 @@ async fn shapes<P: DataPlane>(plane: &mut P) -> Result<(), String> {
             spec.soft_lifetime.packets = Some(1 << 29);
         }),
         plain(5, |spec| spec.source_selectors.clear()),
-        plain(6, |spec| spec.mode = ipsecmesh_ike::Mode::Tunnel),
+        plain(6, |spec| spec.mode = Mode::Tunnel),
+        plain(7, |spec| {
+            spec.mode = Mode::Tunnel;
+            spec.source_selectors = vec![net([10, 2, 0, 0], [10, 2, 255, 255])];
+            spec.destination_selectors = vec![net([10, 1, 0, 0], [10, 1, 255, 255])];
+        }),
+        plain(8, |spec| {
+            spec.mode = Mode::Tunnel;
+            spec.source_selectors = vec![host6(there6())];
+            spec.destination_selectors = vec![host6(here6())];
+        }),
+        // Several selectors, or a range that is no block: the policies alone say what may come.
+        plain(9, |spec| {
+            spec.mode = Mode::Tunnel;
+            spec.source_selectors = vec![host6(there6()), net([10, 2, 0, 0], [10, 2, 255, 255])];
+        }),
+        plain(10, |spec| {
+            spec.mode = Mode::Tunnel;
+            spec.source_selectors = vec![net([10, 2, 0, 1], [10, 2, 0, 6])];
+        }),
+        SaSpec {
+            mode: Mode::Tunnel,
+            ..half(name(SPI + 11, there6(), here6()))
+        },
+        half(name(SPI + 12, there6(), here6())),
     ];
     let names: Vec<SaName> = specs.iter().map(|spec| spec.name).collect();
     done(plane, specs.into_iter().map(inbound).collect()).await?;
@@ -122,6 +148,24 @@ async fn shapes<P: DataPlane>(plane: &mut P) -> Result<(), String> {
     let names = [out.name];
     done(plane, vec![outbound(out)]).await?;
     clear(plane, &names).await
+}
+
+fn net(first: [u8; 4], last: [u8; 4]) -> TrafficSelector {
+    TrafficSelector {
+        protocol: 0,
+        first_port: 0,
+        last_port: u16::MAX,
+        first_address: first.into(),
+        last_address: last.into(),
+    }
+}
+
+fn host6(address: IpAddr) -> TrafficSelector {
+    TrafficSelector {
+        first_address: address,
+        last_address: address,
+        ..net([0; 4], [0; 4])
+    }
 }
 
 async fn taken<P: DataPlane>(plane: &mut P) -> Result<(), String> {

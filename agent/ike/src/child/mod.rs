@@ -10,7 +10,7 @@ use crate::endpoint::Endpoint;
 use crate::output::{CloseReason, SaName, SaSpec};
 use crate::time::Instant;
 use crate::timer::Timer;
-use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, PeerId};
+use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, PeerId, SaProtocol};
 use crate::wire::{Nonce, Role};
 
 pub(crate) use halves::Half;
@@ -102,11 +102,13 @@ impl Endpoint {
         let id = ChildSaId(self.next_id());
         let (local, remote) = (path.local.ip(), path.remote.ip());
         let inbound = SaName {
+            protocol: SaProtocol::Esp,
             spi: agreed.inbound,
             source: remote,
             destination: local,
         };
         let outbound = SaName {
+            protocol: SaProtocol::Esp,
             spi: agreed.outbound,
             source: local,
             destination: remote,
