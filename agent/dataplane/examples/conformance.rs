@@ -3,8 +3,12 @@
 
 #[path = "../tests/suite/linux.rs"]
 mod linux;
+#[path = "../tests/suite/net.rs"]
+mod net;
 #[path = "../tests/suite/mod.rs"]
 mod suite;
+#[path = "../tests/suite/traffic.rs"]
+mod traffic;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -41,7 +45,11 @@ fn main() -> ExitCode {
 
 async fn run(world: &Linux, features: SaFeatures) -> Vec<Verdict> {
     match KernelDataPlane::open(features).await {
-        Ok(mut plane) => suite::run(&mut plane, world, Cases::All).await,
+        Ok(mut plane) => {
+            let mut verdicts = suite::run(&mut plane, world, Cases::All).await;
+            verdicts.extend(traffic::run(features).await);
+            verdicts
+        }
         Err(error) => vec![("open", Err(error.to_string()))],
     }
 }

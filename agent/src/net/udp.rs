@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 
 use ipsecmesh_ike::Path;
+use ipsecmesh_xfrm::udp;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
@@ -14,7 +15,7 @@ use tokio::net::UdpSocket;
 
 use crate::engine::Sockets;
 use crate::net::marker::{ENCAPSULATED, dress, strip};
-use crate::net::{bypass, owner};
+use crate::net::owner;
 
 /// The ports of IKE (RFC 7296 §2).
 const PORTS: [u16; 2] = [500, ENCAPSULATED];
@@ -198,9 +199,9 @@ fn prepare(port: u16, ipv4: bool) -> io::Result<Bound> {
     // Less is granted without a capability, and less is no reason to give up.
     let _ = socket.set_recv_buffer_size(QUEUE);
     socket.bind(&address.into())?;
-    bypass::allow(socket.as_fd(), ipv4)?;
+    udp::allow(socket.as_fd(), ipv4)?;
     if port == ENCAPSULATED
-        && let Err(error) = bypass::take_esp(socket.as_fd())
+        && let Err(error) = udp::take_esp(socket.as_fd())
     {
         tracing::warn!(%error, ipv4, "this kernel takes no ESP out of UDP: peers behind NAT cannot send");
     }

@@ -3,7 +3,7 @@
 //! A thin, typed layer over `netlink-packet-xfrm`. It adds what that crate leaves to its users: attributes that it does
 //! not know, length checks in front of its parsers, a sequence number and a result per message of a batch, the kernel's
 //! extended error text, key bytes wiped once they are sent, and the ranges that tell our objects from everybody else's.
-//! Only [`socket`] does I/O; everything else is a pure function of its arguments.
+//! Only [`socket`] and [`udp`] do I/O; everything else is a pure function of its arguments.
 
 pub mod address;
 pub mod dump;
@@ -16,6 +16,7 @@ pub mod sa;
 #[cfg(test)]
 mod samples;
 pub mod socket;
+pub mod udp;
 
 pub use address::{Prefix, Selector};
 pub use dump::{HashThresholds, PolicyState, Reply, SaState};

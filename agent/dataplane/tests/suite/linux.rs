@@ -86,7 +86,7 @@ fn sa(name: SaName) -> String {
     )
 }
 
-fn ip(arguments: &str) -> Result<(), String> {
+pub(crate) fn ip(arguments: &str) -> Result<(), String> {
     let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.map_err(|error| format!("run ip (Debian package iproute2): {error}"))?;
     if output.status.success() {

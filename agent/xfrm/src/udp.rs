@@ -1,5 +1,5 @@
-//! Options of a socket that no crate offers: its own bypass policies, and the mark that makes the kernel take ESP out of
-//! UDP. IKE must pass whatever policies say about the two hosts (RFC 7296 §2.23, RFC 4301 §4.4.1).
+//! What XFRM offers a UDP socket and no crate does: its own bypass policies, and the mark that makes the kernel take ESP
+//! out of UDP. IKE must pass whatever policies say about the two hosts (RFC 7296 §2.23, RFC 4301 §4.4.1).
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -18,7 +18,7 @@ const FAMILY_AT: usize = 40;
 const DIRECTION_AT: usize = 160;
 
 /// Lets everything through this socket pass in clear, in both directions. Needs `CAP_NET_ADMIN`.
-pub(super) fn allow(socket: BorrowedFd<'_>, ipv4: bool) -> io::Result<()> {
+pub fn allow(socket: BorrowedFd<'_>, ipv4: bool) -> io::Result<()> {
     const INBOUND: u8 = 0;
     const OUTBOUND: u8 = 1;
     let (level, option, family) = if ipv4 {
@@ -42,7 +42,7 @@ pub(super) fn allow(socket: BorrowedFd<'_>, ipv4: bool) -> io::Result<()> {
 }
 
 /// From now on ESP in UDP goes to the kernel's SAs; what carries the non-ESP marker still comes to the socket.
-pub(super) fn take_esp(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub fn take_esp(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(
         socket,
         libc::IPPROTO_UDP,
