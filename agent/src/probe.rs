@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipsecmesh_dataplane::SaFeatures;
 use ipsecmesh_xfrm::{
-    Cipher, Connection, Key, Limits, Mode, Protocol, Reqid, Request, Sa, SaDirection, SaId, XfrmError,
+    Aead, Algorithm, Connection, Key, Limits, Mode, Protocol, Reqid, Request, Sa, SaDirection, SaId,
+    XfrmError,
 };
 use zeroize::Zeroizing;
 
@@ -21,6 +22,8 @@ const TRIAL_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2),
 ];
+/// What every suite begins with.
+const TRIAL: Algorithm = Algorithm::Aead(Aead::AesGcm256);
 const TRIAL_SPI: u32 = 0x1950_0100;
 /// The first Linux whose SAs say which way they go.
 const DIRECTION_SINCE: (u32, u32) = (6, 10);
@@ -237,9 +240,9 @@ async fn trial(
         reqid: Reqid::PROBE,
         mode: Mode::Transport,
         direction: SaDirection::In,
-        cipher: Cipher::AesGcm256,
+        algorithm: TRIAL,
         // Nothing will ever be encrypted under it.
-        key: Key::new(Zeroizing::new(vec![0; Cipher::AesGcm256.key_length()])),
+        key: Key::new(Zeroizing::new(vec![0; TRIAL.key_length()])),
         esn: true,
         replay_window: ipsecmesh_xfrm::sa::MAX_REPLAY_WINDOW,
         encapsulation: None,

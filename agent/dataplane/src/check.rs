@@ -1,19 +1,20 @@
 //! What every backend refuses before it tries: a request that would leave our ranges or that cannot be meant.
 
-use ipsecmesh_ike::SaSpec;
-use ipsecmesh_xfrm::{Cipher, Reqid};
+use ipsecmesh_ike::{Encryption, Integrity, SaProtocol, SaSpec};
+use ipsecmesh_xfrm as xfrm;
+use ipsecmesh_xfrm::{Aead, Algorithm, Reqid};
 
 use crate::spec::{Direction, Policy, PolicyAction, Prefix};
 
-/// The reqid and the cipher of an SA, or the field that is wrong.
-pub(crate) fn sa(spec: &SaSpec) -> Result<(Reqid, Cipher), String> {
+/// The reqid and the algorithm of an SA, or the field that is wrong.
+pub(crate) fn sa(spec: &SaSpec) -> Result<(Reqid, Algorithm), String> {
     let reqid = reqid(spec.reqid)?;
-    let cipher = cipher(spec)?;
-    if spec.key.0.len() != cipher.key_length() {
+    let algorithm = algorithm(spec)?;
+    if spec.key.0.len() != algorithm.key_length() {
         return Err(format!(
-            "key has {} bytes with its salt, {cipher:?} wants {}",
+            "key has {} bytes, {algorithm:?} wants {} with the salt where it has one",
             spec.key.0.len(),
-            cipher.key_length()
+            algorithm.key_length()
         ));
     }
     if spec.name.source.is_ipv4() != spec.name.destination.is_ipv4() {
@@ -22,7 +23,10 @@ pub(crate) fn sa(spec: &SaSpec) -> Result<(Reqid, Cipher), String> {
             spec.name.source, spec.name.destination
         ));
     }
-    Ok((reqid, cipher))
+    if spec.name.protocol == SaProtocol::Ah && spec.encapsulation.is_some() {
+        return Err("AH is not carried in UDP (RFC 7296 §2.23): take ESP where a NAT lies between".into());
+    }
+    Ok((reqid, algorithm))
 }
 
 /// The first field of a policy that is wrong.
@@ -60,15 +64,29 @@ pub(crate) fn reqid(value: u32) -> Result<Reqid, String> {
     Reqid::new(value).ok_or_else(|| format!("reqid {value:#010x} is outside our range 0x19500000-0x1950ffff"))
 }
 
-fn cipher(spec: &SaSpec) -> Result<Cipher, String> {
-    use ipsecmesh_ike::Encryption;
-    [
-        (Encryption::AesGcm16Key128, Cipher::AesGcm128),
-        (Encryption::AesGcm16Key256, Cipher::AesGcm256),
-    ]
-    .into_iter()
-    .find_map(|(encryption, cipher)| (encryption == spec.encryption).then_some(cipher))
-    .ok_or_else(|| format!("cipher {:?} is not carried by this data plane", spec.encryption))
+fn algorithm(spec: &SaSpec) -> Result<Algorithm, String> {
+    let integrity = spec.integrity.map(|integrity| match integrity {
+        Integrity::HmacSha256 => xfrm::Integrity::HmacSha256,
+        Integrity::HmacSha384 => xfrm::Integrity::HmacSha384,
+        Integrity::HmacSha512 => xfrm::Integrity::HmacSha512,
+    });
+    let cipher = spec.encryption.map(|encryption| match encryption {
+        Encryption::AesGcm16Key128 => Aead::AesGcm128,
+        Encryption::AesGcm16Key256 => Aead::AesGcm256,
+    });
+    match (spec.name.protocol, cipher, integrity) {
+        (SaProtocol::Esp, Some(aead), None) => Ok(Algorithm::Aead(aead)),
+        (SaProtocol::Ah, None, Some(integrity)) => Ok(Algorithm::Integrity(integrity)),
+        (SaProtocol::Esp, ..) => Err(format!(
+            "ESP with encryption {:?} and integrity {:?}: a combined-mode cipher goes without an integrity algorithm, any other \
+             with one",
+            spec.encryption, spec.integrity
+        )),
+        (SaProtocol::Ah, ..) => Err(format!(
+            "AH with encryption {:?} and integrity {:?}: it takes an integrity algorithm alone",
+            spec.encryption, spec.integrity
+        )),
+    }
 }
 
 fn prefix(end: &str, prefix: Prefix) -> Result<(), String> {

@@ -295,6 +295,17 @@ pub enum Encryption {
     AesGcm16Key256,
 }
 
+/// An integrity algorithm of an SA, for ciphers that do not authenticate and for AH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Integrity {
+    /// AUTH_HMAC_SHA2_256_128.
+    HmacSha256,
+    /// AUTH_HMAC_SHA2_384_192.
+    HmacSha384,
+    /// AUTH_HMAC_SHA2_512_256.
+    HmacSha512,
+}
+
 /// A pseudorandom function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Prf {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::config::{Credentials, Encryption, Lifetime, Mode, PeerConfig, TrafficSelector};
+use crate::config::{Credentials, Encryption, Integrity, Lifetime, Mode, PeerConfig, TrafficSelector};
 use crate::types::{BootId, ChildId, ChildSaId, EffectId, EspSpi, IkeSaId, IkeSpi, Path, PeerId, SaProtocol};
 
 /// What the driver wants. Every command is idempotent.
@@ -143,9 +143,11 @@ pub struct SaSpec {
     pub child: ChildId,
     /// Encapsulation mode.
     pub mode: Mode,
-    /// Cipher.
-    pub encryption: Encryption,
-    /// Cipher key followed by the salt (RFC 4106 §8.1).
+    /// Cipher; AH has none.
+    pub encryption: Option<Encryption>,
+    /// Integrity algorithm; a combined-mode cipher has none.
+    pub integrity: Option<Integrity>,
+    /// Cipher key followed by the salt (RFC 4106 §8.1), then the integrity key (RFC 7296 §2.17).
     pub key: SaKey,
     /// Extended sequence numbers, as negotiated.
     pub esn: bool,

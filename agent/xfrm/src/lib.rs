@@ -6,6 +6,7 @@
 //! Only [`socket`] and [`udp`] do I/O; everything else is a pure function of its arguments.
 
 pub mod address;
+pub mod algorithm;
 pub mod dump;
 pub mod error;
 pub mod event;
@@ -19,11 +20,12 @@ pub mod socket;
 pub mod udp;
 
 pub use address::{Prefix, Selector};
+pub use algorithm::{Aead, Algorithm, Cipher, Integrity};
 pub use dump::{HashThresholds, PolicyState, Reply, SaState};
 pub use error::XfrmError;
 pub use event::Event;
 pub use ownership::{PolicyIndex, Reqid};
 pub use policy::{Action, Direction, Policy, Template};
 pub use request::Request;
-pub use sa::{Cipher, Key, Limits, Mode, Protocol, Sa, SaDirection, SaFeatures, SaId};
+pub use sa::{Key, Limits, Mode, Protocol, Sa, SaDirection, SaFeatures, SaId};
 pub use socket::{Connection, Events};

@@ -164,12 +164,19 @@ impl fmt::Debug for Request {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "these attributes hold keys, all others do not"
+)]
 impl Drop for Request {
     fn drop(&mut self) {
         if let XfrmMessage::AddSa(message) | XfrmMessage::UpdateSa(message) = &mut self.message {
             for attribute in &mut message.nlas {
-                if let XfrmAttrs::EncryptionAlgAead(algorithm) = attribute {
-                    algorithm.alg_key.zeroize();
+                match attribute {
+                    XfrmAttrs::EncryptionAlgAead(algorithm) => algorithm.alg_key.zeroize(),
+                    XfrmAttrs::EncryptionAlg(algorithm) => algorithm.alg_key.zeroize(),
+                    XfrmAttrs::AuthenticationAlgTrunc(algorithm) => algorithm.alg_key.zeroize(),
+                    _ => {}
                 }
             }
         }

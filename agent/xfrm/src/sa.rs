@@ -11,13 +11,14 @@ use std::net::IpAddr;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_xfrm::state::{DelGetMessage, ModifyMessage};
 use netlink_packet_xfrm::{
-    Address, AlgAead, EncapTmpl, IPPROTO_AH, IPPROTO_ESP, Id, LifetimeConfig, ReplayEsn, UDP_ENCAP_ESPINUDP,
-    UserSaId, UserSaInfo, XFRM_ALG_AEAD_NAME_LEN, XFRM_INF, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL,
-    XFRM_STATE_AF_UNSPEC, XFRM_STATE_ESN, XfrmAttrs,
+    Address, EncapTmpl, IPPROTO_AH, IPPROTO_ESP, Id, LifetimeConfig, ReplayEsn, UDP_ENCAP_ESPINUDP, UserSaId,
+    UserSaInfo, XFRM_INF, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_STATE_AF_UNSPEC, XFRM_STATE_ESN,
+    XfrmAttrs,
 };
 use zeroize::Zeroizing;
 
 use crate::address::{Selector, family};
+use crate::algorithm::Algorithm;
 use crate::ownership::Reqid;
 
 /// `XFRMA_SA_DIR` of Linux 6.10 and later: the SA says which way it goes.
@@ -29,8 +30,6 @@ pub(crate) const SA_DIR_OUT: u8 = 2;
 pub const MAX_REPLAY_WINDOW: u32 = 4096;
 
 const BITS_PER_WORD: u32 = 32;
-const AEAD_NAME: &[u8] = b"rfc4106(gcm(aes))";
-const ICV_BITS: u32 = 128;
 
 /// What names an SA: the kernel finds it by protocol, destination and SPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,9 +55,9 @@ pub struct Sa {
     pub mode: Mode,
     /// Which way its packets go.
     pub direction: SaDirection,
-    /// The cipher.
-    pub cipher: Cipher,
-    /// The cipher's key, then the salt.
+    /// What it encrypts and authenticates with.
+    pub algorithm: Algorithm,
+    /// The cipher's key, its salt, then the integrity key: what the algorithm has of these.
     pub key: Key,
     /// Extended sequence numbers (RFC 4303 §2.2.1).
     pub esn: bool,
@@ -130,25 +129,6 @@ impl Mode {
             XFRM_MODE_TRANSPORT => Some(Self::Transport),
             XFRM_MODE_TUNNEL => Some(Self::Tunnel),
             _ => None,
-        }
-    }
-}
-
-/// A cipher with a 128-bit ICV.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cipher {
-    /// AES-GCM-16 with a 128-bit key.
-    AesGcm128,
-    /// AES-GCM-16 with a 256-bit key.
-    AesGcm256,
-}
-
-impl Cipher {
-    /// Bytes of key and salt together (RFC 4106 §8.1).
-    pub fn key_length(self) -> usize {
-        match self {
-            Self::AesGcm128 => 20,
-            Self::AesGcm256 => 36,
         }
     }
 }
@@ -226,7 +206,7 @@ impl Sa {
         if let Some(selector) = self.selector {
             info.selector = selector.to_wire();
         }
-        let mut nlas = vec![XfrmAttrs::EncryptionAlgAead(self.algorithm())];
+        let mut nlas = self.algorithm.attributes(&self.key.0);
         nlas.extend(self.replay(features).map(XfrmAttrs::ReplayStateEsn));
         nlas.extend(self.encapsulation.map(encapsulation));
         if features.direction {
@@ -246,18 +226,6 @@ impl Sa {
         let esn = if self.esn { XFRM_STATE_ESN } else { 0 };
         let any_family = self.mode == Mode::Tunnel && self.selector.is_none();
         esn | if any_family { XFRM_STATE_AF_UNSPEC } else { 0 }
-    }
-
-    fn algorithm(&self) -> AlgAead {
-        let mut name = [0; XFRM_ALG_AEAD_NAME_LEN];
-        name[..AEAD_NAME.len()].copy_from_slice(AEAD_NAME);
-        let bits = u32::try_from(self.key.0.len() * 8).unwrap_or(u32::MAX);
-        AlgAead {
-            alg_name: name,
-            alg_key_len: bits,
-            alg_icv_len: ICV_BITS,
-            alg_key: self.key.0.to_vec(),
-        }
     }
 
     /// The sending end checks no replay. A kernel that knows the direction wants no window there; an older one refuses

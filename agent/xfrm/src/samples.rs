@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use zeroize::Zeroizing;
 
 use crate::address::{Prefix, Selector};
+use crate::algorithm::{Aead, Algorithm, Cipher, Integrity};
 use crate::ownership::{PolicyIndex, Reqid};
 use crate::policy::{Action, Direction, Policy, Template};
 use crate::request::{Request, encode};
-use crate::sa::{Cipher, Key, Limits, Mode, Protocol, Sa, SaDirection, SaId};
+use crate::sa::{Key, Limits, Mode, Protocol, Sa, SaDirection, SaId};
 
 /// A byte that occurs in a message only where a key does.
 pub(crate) const KEY_BYTE: u8 = 0xa7;
@@ -23,26 +24,52 @@ pub(crate) fn body(request: Request) -> (u16, Vec<u8>) {
     (kind, bytes[NETLINK_HEADER..].to_vec())
 }
 
-/// Inbound and outbound, both families, both modes, with and without encapsulation, ESN and limits.
+/// Inbound and outbound, both families, both modes and protocols, every algorithm, with and without encapsulation, ESN and limits.
 pub(crate) fn sas() -> Vec<Sa> {
     let mut all = Vec::new();
     for (source, destination) in addresses() {
         for direction in [SaDirection::In, SaDirection::Out] {
             for mode in [Mode::Transport, Mode::Tunnel] {
-                all.push(sa(source, destination, direction, mode));
+                for (protocol, algorithm) in algorithms(mode) {
+                    let mut sa = sa(source, destination, direction, mode);
+                    sa.id.protocol = protocol;
+                    sa.key = Key::new(Zeroizing::new(vec![KEY_BYTE; algorithm.key_length()]));
+                    sa.algorithm = algorithm;
+                    sa.encapsulation = sa.encapsulation.filter(|_| protocol == Protocol::Esp);
+                    all.push(sa);
+                }
             }
         }
     }
     all
 }
 
+/// Each algorithm in one of the modes.
+fn algorithms(mode: Mode) -> Vec<(Protocol, Algorithm)> {
+    match mode {
+        Mode::Transport => vec![
+            (Protocol::Esp, Algorithm::Aead(Aead::AesGcm256)),
+            (Protocol::Esp, Algorithm::Aead(Aead::ChaCha20Poly1305)),
+            (
+                Protocol::Esp,
+                Algorithm::Separate(Cipher::AesCbc256, Integrity::HmacSha512),
+            ),
+            (Protocol::Ah, Algorithm::Integrity(Integrity::HmacSha256)),
+        ],
+        Mode::Tunnel => vec![
+            (Protocol::Esp, Algorithm::Aead(Aead::AesGcm128)),
+            (
+                Protocol::Esp,
+                Algorithm::Separate(Cipher::AesCbc128, Integrity::HmacSha256),
+            ),
+            (Protocol::Ah, Algorithm::Integrity(Integrity::HmacSha384)),
+        ],
+    }
+}
+
 fn sa(source: IpAddr, destination: IpAddr, direction: SaDirection, mode: Mode) -> Sa {
     let tunnel = mode == Mode::Tunnel;
-    let cipher = if tunnel {
-        Cipher::AesGcm128
-    } else {
-        Cipher::AesGcm256
-    };
+    let algorithm = Algorithm::Aead(Aead::AesGcm256);
     Sa {
         id: SaId {
             protocol: Protocol::Esp,
@@ -53,8 +80,8 @@ fn sa(source: IpAddr, destination: IpAddr, direction: SaDirection, mode: Mode) -
         reqid: Reqid::from_slot(7),
         mode,
         direction,
-        cipher,
-        key: Key::new(Zeroizing::new(vec![KEY_BYTE; cipher.key_length()])),
+        algorithm,
+        key: Key::new(Zeroizing::new(vec![KEY_BYTE; algorithm.key_length()])),
         esn: !tunnel,
         replay_window: 4096,
         encapsulation: tunnel.then_some((4500, 4501)),

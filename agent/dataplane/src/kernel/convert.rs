@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipsecmesh_ike::{EspSpi, Mode, SaName, SaProtocol, SaSpec, TrafficSelector};
 use ipsecmesh_xfrm as xfrm;
-use ipsecmesh_xfrm::{PolicyIndex, Reqid};
+use ipsecmesh_xfrm::PolicyIndex;
 
 use crate::SaStatus;
 use crate::check;
@@ -135,7 +135,7 @@ pub(super) fn from_kernel(policy: &xfrm::Policy) -> Policy {
 
 /// An SA as the kernel wants it; the error names the field.
 pub(super) fn sa(spec: &SaSpec, direction: xfrm::SaDirection) -> Result<xfrm::Sa, String> {
-    let (reqid, cipher): (Reqid, xfrm::Cipher) = check::sa(spec)?;
+    let (reqid, algorithm) = check::sa(spec)?;
     Ok(xfrm::Sa {
         id: sa_id(&spec.name),
         reqid,
@@ -144,7 +144,7 @@ pub(super) fn sa(spec: &SaSpec, direction: xfrm::SaDirection) -> Result<xfrm::Sa
             Mode::Tunnel => xfrm::Mode::Tunnel,
         },
         direction,
-        cipher,
+        algorithm,
         key: xfrm::Key::new(spec.key.0.clone()),
         esn: spec.esn,
         replay_window: spec.replay_window,

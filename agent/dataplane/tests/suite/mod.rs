@@ -10,6 +10,8 @@ use ipsecmesh_dataplane::{DataPlane, PolicyKey};
 use ipsecmesh_ike::SaName;
 
 pub(crate) use make::*;
+#[allow(unused_imports, reason = "only a kernel with AH carries it")]
+pub(crate) use sas::header;
 
 /// What happens outside the data plane: other owners, and traffic.
 pub(crate) trait World {

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use ipsecmesh_dataplane::{DataPlane, SaStatus};
-use ipsecmesh_ike::{EffectAction, EffectOutcome, Encryption, Mode, SaKey, SaName, SaSpec, TrafficSelector};
+use ipsecmesh_ike::{
+    EffectAction, EffectOutcome, Encryption, Integrity, Mode, SaKey, SaName, SaProtocol, SaSpec,
+    TrafficSelector,
+};
 
 use super::{REQID, Verdict, World, all_good, half, here, here6, name, same, there, there6};
 
@@ -100,7 +103,7 @@ async fn shapes<P: DataPlane>(plane: &mut P) -> Result<(), String> {
     };
     let specs = vec![
         plain(0, |spec| {
-            spec.encryption = Encryption::AesGcm16Key128;
+            spec.encryption = Some(Encryption::AesGcm16Key128);
             spec.key = SaKey(vec![3; 20].into());
         }),
         plain(1, |spec| spec.esn = false),
@@ -138,16 +141,60 @@ async fn shapes<P: DataPlane>(plane: &mut P) -> Result<(), String> {
             ..half(name(SPI + 11, there6(), here6()))
         },
         half(name(SPI + 12, there6(), here6())),
+        header(
+            name(SPI + 13, there(), here()),
+            Integrity::HmacSha256,
+            Mode::Transport,
+        ),
+        header(
+            name(SPI + 14, there(), here()),
+            Integrity::HmacSha384,
+            Mode::Tunnel,
+        ),
+        header(
+            name(SPI + 15, there6(), here6()),
+            Integrity::HmacSha512,
+            Mode::Transport,
+        ),
+        // AH has SPIs of its own.
+        header(
+            name(SPI + 15, there(), here()),
+            Integrity::HmacSha512,
+            Mode::Tunnel,
+        ),
+        half(name(SPI + 15, there(), here())),
     ];
-    let names: Vec<SaName> = specs.iter().map(|spec| spec.name).collect();
+    let mut names: Vec<SaName> = specs.iter().map(|spec| spec.name).collect();
     done(plane, specs.into_iter().map(inbound).collect()).await?;
-    same("names", &standing_names(plane).await?, &names)?;
+    let mut standing = standing_names(plane).await?;
+    names.sort();
+    standing.sort();
+    same("names", &standing, &names)?;
     clear(plane, &names).await?;
     let mut out = half(name(SPI, here(), there()));
     out.esn = false;
     let names = [out.name];
     done(plane, vec![outbound(out)]).await?;
     clear(plane, &names).await
+}
+
+/// One half of a pair of AH.
+pub(crate) fn header(name: SaName, integrity: Integrity, mode: Mode) -> SaSpec {
+    let length = match integrity {
+        Integrity::HmacSha256 => 32,
+        Integrity::HmacSha384 => 48,
+        Integrity::HmacSha512 => 64,
+    };
+    SaSpec {
+        mode,
+        encryption: None,
+        integrity: Some(integrity),
+        key: SaKey(vec![5; length].into()),
+        ..half(SaName {
+            protocol: SaProtocol::Ah,
+            ..name
+        })
+    }
 }
 
 fn net(first: [u8; 4], last: [u8; 4]) -> TrafficSelector {
@@ -225,9 +272,37 @@ async fn refused<P: DataPlane>(plane: &mut P) -> Result<(), String> {
     let mut foreign = half(name(SPI + 1, there(), here()));
     foreign.reqid = 1;
     let good = half(name(SPI + 2, there(), here()));
-    let names = [short.name, foreign.name, good.name];
+    let mut in_udp = header(
+        name(SPI + 3, there(), here()),
+        Integrity::HmacSha256,
+        Mode::Transport,
+    );
+    in_udp.encapsulation = Some((4500, 4500));
+    let mut both = half(name(SPI + 4, there(), here()));
+    both.integrity = Some(Integrity::HmacSha256);
+    let mut bare = header(
+        name(SPI + 5, there(), here()),
+        Integrity::HmacSha256,
+        Mode::Transport,
+    );
+    bare.integrity = None;
+    let names = [
+        short.name,
+        foreign.name,
+        good.name,
+        in_udp.name,
+        both.name,
+        bare.name,
+    ];
     let outcomes = plane
-        .apply_effects(vec![inbound(short), inbound(foreign), inbound(good)])
+        .apply_effects(vec![
+            inbound(short),
+            inbound(foreign),
+            inbound(good),
+            inbound(in_udp),
+            inbound(both),
+            inbound(bare),
+        ])
         .await;
     let says = |outcome: &EffectOutcome, word: &str| matches!(outcome, EffectOutcome::Failed(text) if text.contains(word));
     same(
@@ -241,6 +316,12 @@ async fn refused<P: DataPlane>(plane: &mut P) -> Result<(), String> {
         &true,
     )?;
     same("the good one", &outcomes[2], &EffectOutcome::Done)?;
+    for (outcome, word) in outcomes[3..]
+        .iter()
+        .zip(["not carried in UDP", "combined-mode", "an integrity"])
+    {
+        same(&format!("{word} is named"), &says(outcome, word), &true)?;
+    }
     clear(plane, &names).await
 }
 

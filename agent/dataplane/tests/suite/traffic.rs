@@ -6,10 +6,12 @@ use ipsecmesh_dataplane::{
     DataPlane, Demand, Direction, KernelDataPlane, Policy, PolicyAction, PolicyKey, Prefix, SaFeatures,
     Selector,
 };
-use ipsecmesh_ike::{EffectAction, EffectOutcome, Mode, SaName, SaProtocol, SaSpec, TrafficSelector};
+use ipsecmesh_ike::{
+    EffectAction, EffectOutcome, Integrity, Mode, SaName, SaProtocol, SaSpec, TrafficSelector,
+};
 
 use super::net::{Net, Wire, deliver, far, middle, near, refuse};
-use super::suite::{REQID, Verdict, all_good, half, here, here6, host, name, same, there, there6};
+use super::suite::{REQID, Verdict, all_good, half, header, here, here6, host, name, same, there, there6};
 
 const UDP: u8 = 17;
 const ESP: u8 = 50;
@@ -64,6 +66,12 @@ const SHAPES: &[Shape] = &[
     shape("traffic: ESP in UDP, tunnel mode, IPv6 in IPv6", Mode::Tunnel, SaProtocol::Esp, V6, true),
     shape("traffic: ESP in UDP, tunnel mode, IPv4 in IPv6", Mode::Tunnel, SaProtocol::Esp, V4_IN_V6, true),
     shape("traffic: ESP in UDP, tunnel mode, IPv6 in IPv4", Mode::Tunnel, SaProtocol::Esp, V6_IN_V4, true),
+    shape("traffic: AH, transport mode, IPv4", Mode::Transport, SaProtocol::Ah, V4, false),
+    shape("traffic: AH, transport mode, IPv6", Mode::Transport, SaProtocol::Ah, V6, false),
+    shape("traffic: AH, tunnel mode, IPv4 in IPv4", Mode::Tunnel, SaProtocol::Ah, V4, false),
+    shape("traffic: AH, tunnel mode, IPv6 in IPv6", Mode::Tunnel, SaProtocol::Ah, V6, false),
+    shape("traffic: AH, tunnel mode, IPv4 in IPv6", Mode::Tunnel, SaProtocol::Ah, V4_IN_V6, false),
+    shape("traffic: AH, tunnel mode, IPv6 in IPv4", Mode::Tunnel, SaProtocol::Ah, V6_IN_V4, false),
 ];
 
 /// Runs all cases in namespaces of their own.
@@ -250,7 +258,11 @@ impl Shape {
         } else {
             (block_b, block_a)
         };
-        let mut spec = half(name);
+        let mut spec = match (self.protocol, self.mode) {
+            (SaProtocol::Esp, _) => half(name),
+            (SaProtocol::Ah, Mode::Transport) => header(name, Integrity::HmacSha256, self.mode),
+            (SaProtocol::Ah, Mode::Tunnel) => header(name, Integrity::HmacSha512, self.mode),
+        };
         spec.mode = self.mode;
         spec.source_selectors = vec![selector(source)];
         spec.destination_selectors = vec![selector(destination)];

@@ -368,6 +368,7 @@ impl SaSpec {
             child: self.child,
             mode: self.mode,
             encryption: self.encryption,
+            integrity: self.integrity,
             key: SaKey(Zeroizing::new(self.key.0.to_vec())),
             esn: self.esn,
             replay_window: self.replay_window,
