@@ -12,6 +12,7 @@
 //! | [`support`] | which fields of a tunnel or an authority ask for behaviour that is not live yet |
 //! | [`rank`] | which of two overlapping tunnels wins |
 //! | [`identity`] | the identity of a node as certificate names and IKE identity |
+//! | [`check`] | what the API server says of an object, without an API server |
 //! | [`units`] | durations and byte counts |
 //! | [`generate`] | the definitions as files |
 //! | [`schema`] | the definitions as the API server gets them |
@@ -24,6 +25,7 @@
 )]
 
 pub mod authority;
+pub mod check;
 pub mod condition;
 pub mod generate;
 pub mod identity;

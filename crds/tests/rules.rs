@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use ipsecmesh_crds::{generate, schema};
+use ipsecmesh_crds::{check::Checker, generate, schema};
 use kube::core::cel::Validator;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ fn what_must_not_change_does_not() {
     }));
     assert!(check("ipsectunnels", &nodes, Some(&nodes)).is_empty());
     assert!(check("ipsectunnels", &external, Some(&nodes))[0].contains("remote.type is immutable"));
-    let authority = |spec: Value| json!({"metadata": {"name": "default"}, "spec": spec});
+    let authority = |spec: Value| json!({"apiVersion": "ipsecmesh.io/v1alpha1", "kind": "IPsecAuthority", "metadata": {"name": "default"}, "spec": spec});
     let second = authority(json!({"rotation": {"generation": 2}}));
     let first = authority(json!({"rotation": {"generation": 1}}));
     assert!(check("ipsecauthorities", &second, Some(&first)).is_empty());
@@ -56,6 +56,58 @@ fn what_must_not_change_does_not() {
     let moved = authority(json!({"trustDomain": "other.local"}));
     let before = authority(json!({}));
     assert!(check("ipsecauthorities", &moved, Some(&before))[0].contains("trustDomain is immutable"));
+}
+
+#[test]
+fn messages_name_the_field_and_what_is_expected() {
+    let said = |spec: &Value| check("ipsectunnels", &tunnel(spec), None).join("\n");
+    for (spec, expected) in [
+        (
+            json!({"colour": "red"}),
+            "spec.colour: unknown field; known here: auth, ",
+        ),
+        (
+            json!({"priority": "high"}),
+            "spec.priority: Invalid value: \"\\\"high\\\"\": must be of type integer, not string",
+        ),
+        (
+            json!({"priority": 1001}),
+            "spec.priority: Invalid value: 1001: should be less than or equal to 1000",
+        ),
+        (
+            json!({"mode": "tunnel"}),
+            "spec.mode: Unsupported value: \"tunnel\": supported values: \"Transport\", \"Tunnel\"",
+        ),
+        (
+            json!({"ike": {"lifetime": "1 day"}}),
+            "spec.ike.lifetime: Invalid value: \"1 day\": should match '^([0-9]{1,5}(h|m|s)){1,3}$'",
+        ),
+        (
+            json!({"ike": {"lifetime": "5m"}}),
+            "ike.lifetime must be between 10m and 168h",
+        ),
+        (
+            json!({"auth": {"type": "PSK", "psk": {"secretRef": {"name": "x"}}}}),
+            "spec.auth.psk.secretRef.key: Required value",
+        ),
+        (
+            json!({"traffic": {"type": "Custom", "selectors": []}}),
+            "spec.traffic.selectors: Invalid value: 0: should have at least 1 items",
+        ),
+        (json!({"childSA": null}), ""),
+    ] {
+        assert!(said(&spec).contains(expected), "{spec}: {}", said(&spec));
+    }
+    let mut foreign = tunnel(&json!({}));
+    foreign["apiVersion"] = json!("ipsecmesh.io/v1");
+    foreign["metadata"] = json!({"name": "Not_a_name"});
+    let said = check("ipsectunnels", &foreign, None);
+    assert!(
+        said[0].contains("apiVersion: Unsupported value: \"ipsecmesh.io/v1\""),
+        "{said:?}"
+    );
+    assert!(said[1].starts_with("metadata.name: Invalid value"), "{said:?}");
+    assert!(check("ipsectunnels", &tunnel(&json!({"childSA": null})), None).is_empty());
 }
 
 #[test]
@@ -80,15 +132,15 @@ fn tunnel(spec: &Value) -> Value {
 fn check(plural: &str, object: &Value, old: Option<&Value>) -> Vec<String> {
     let schema = schema(plural);
     let complete = |object: &Value| kube::core::cel::apply_defaults(&schema, object);
-    let object = complete(object);
-    let mut said = Vec::new();
-    closed_lists(&schema, &object, &mut said);
-    if said.is_empty()
-        && let Err(errors) = Validator::new().validate(&schema, &object, old.map(complete).as_ref())
-    {
-        said.extend(errors.into_vec().into_iter().map(|error| error.to_string()));
+    let Some(old) = old else {
+        let kind = object["kind"].as_str().expect("a kind");
+        let said = Checker::default().check(kind, object).err().unwrap_or_default();
+        return said.iter().map(ToString::to_string).collect();
+    };
+    match Validator::new().validate(&schema, &complete(object), Some(&complete(old))) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.into_vec().iter().map(ToString::to_string).collect(),
     }
-    said
 }
 
 fn schema(plural: &str) -> Value {
@@ -101,22 +153,4 @@ fn schema(plural: &str) -> Value {
         .clone()
         .and_then(|schema| schema.open_api_v3_schema);
     serde_json::to_value(schema).expect("JSON")
-}
-
-fn closed_lists(schema: &Value, value: &Value, said: &mut Vec<String>) {
-    if let Some(choices) = schema["enum"].as_array()
-        && !choices.contains(value)
-    {
-        let names: Vec<String> = choices.iter().map(ToString::to_string).collect();
-        said.push(format!(
-            "Unsupported value: {value}: supported values: {}",
-            names.join(", ")
-        ));
-    }
-    for (name, field) in value.as_object().into_iter().flatten() {
-        closed_lists(&schema["properties"][name], field, said);
-    }
-    for item in value.as_array().into_iter().flatten() {
-        closed_lists(&schema["items"], item, said);
-    }
 }
