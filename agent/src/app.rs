@@ -1,33 +1,35 @@
-//! The wiring: what the API, the host and the engine say comes together here, and goes to those who act on it.
+//! The wiring: what the API or the files, the host and the engine say comes together here, and goes to those who act on
+//! it.
 
-use std::collections::BTreeMap;
+mod origin;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Api, Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::app::origin::Origin;
 use crate::args::{CONTROL_SOCKET, CryptoProvider, RunArgs};
 use crate::clock::wall;
 use crate::desired::{Departed, Desired, Inputs, desired};
 use crate::engine::command::{CredentialsCommand, EngineCommand};
 use crate::engine::event::SharedView;
 use crate::engine::start::{self, Setting};
-use crate::identity::keystore::Keystore;
-use crate::identity::renew::{IdentityState, Renewal, Wanted};
+use crate::identity::renew::{IdentityState, Wanted};
 use crate::identity::verifier::DirectoryVerifier;
 use crate::identity::{self, signer};
 use crate::metrics::Metrics;
-use crate::model::{Authority, Peer};
+use crate::model::{Authority, Peer, Resolved};
 use crate::overlay::{self, DetectedOverlay};
 use crate::persist::{LastState, Latch, Store, private_folder};
 use crate::probe::ProbeReport;
 use crate::readiness::Readiness;
 use crate::server::{self, Shared};
-use crate::source::{Snapshot, convert, kube as api};
-use crate::status::Writer;
+use crate::source::resolve::{self, Addresses};
+use crate::source::{Snapshot, convert};
 use crate::status::compose::StatusInputs;
 use crate::task::Task;
 
@@ -38,8 +40,6 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const COMMANDS: usize = 64;
 /// Changes of the engine that come together are taken together: a mesh that starts has many.
 const SETTLE: Duration = Duration::from_millis(5);
-/// A connection on which the API server is silent for longer is dead: watches get a bookmark about once a minute.
-const API_SILENCE: Duration = Duration::from_secs(100);
 /// Without a change everything is looked at this often: latches, departed nodes, files.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -79,6 +79,9 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> AppError {
 
 struct App {
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What is looked up, and what became of it.
+    addresses: watch::Sender<Addresses>,
+    resolved: watch::Receiver<Arc<Resolved>>,
     overlays: watch::Receiver<Option<Vec<DetectedOverlay>>>,
     report: watch::Receiver<Option<Arc<ProbeReport>>>,
     identity: watch::Receiver<IdentityState>,
@@ -101,7 +104,9 @@ struct App {
 struct State {
     desired: Arc<Desired>,
     /// What it was computed from: the same again gives the same again.
-    planned: Option<(Arc<Snapshot>, Option<String>)>,
+    planned: Option<Planned>,
+    /// Tunnels that a person has taken down.
+    down: BTreeSet<String>,
     /// Peers of the last complete snapshot, to see who left.
     peers: BTreeMap<String, Peer>,
     departed: Vec<Departed>,
@@ -111,13 +116,28 @@ struct State {
     trusted: Option<String>,
 }
 
+/// What a desired state was computed from.
+#[derive(Clone)]
+struct Planned {
+    snapshot: Arc<Snapshot>,
+    resolved: Arc<Resolved>,
+    down: BTreeSet<String>,
+    own_key: Option<String>,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.snapshot, &other.snapshot)
+            && Arc::ptr_eq(&self.resolved, &other.resolved)
+            && (&self.down, &self.own_key) == (&other.down, &other.own_key)
+    }
+}
+
 impl App {
     async fn start(args: RunArgs) -> Result<Self, AppError> {
         private_folder(&args.run_dir).map_err(io(&format!("make {}", args.run_dir.display())))?;
         let store =
             Store::open(args.state_dir.clone()).map_err(io(&format!("open {}", args.state_dir.display())))?;
-        let keystore =
-            Keystore::open(args.state_dir.join("identity")).map_err(|e| AppError::Other(e.to_string()))?;
         let boot = fs::read_to_string(BOOT_ID)
             .map_err(io(BOOT_ID))?
             .trim()
@@ -143,25 +163,20 @@ impl App {
         let mut tasks = serve(&args, &view, &commands, &readiness, &metrics).await?;
         let (overlays, task) = overlay::follow();
         tasks.push(task);
-        let client = client().await?;
-        let (snapshots, task) = api::follow(&client, &args.node_name, &metrics);
-        tasks.push(task);
-        let (wanted, identity, task) = renewal(&client, keystore);
-        tasks.push(task);
         let (status, inputs) = watch::channel(None);
-        let writer = Writer {
-            client,
-            node: args.node_name.clone(),
-            inputs,
-            metrics: metrics.clone(),
-        };
-        tasks.push(writer.start());
+        let origin = Origin::open(&args, &metrics, inputs).await?;
+        tasks.extend(origin.tasks);
+        let (addresses, asked) = watch::channel(Addresses::default());
+        let (resolved, task) = resolve::follow(asked);
+        tasks.push(task);
         Ok(Self {
-            snapshots,
+            snapshots: origin.snapshots,
+            addresses,
+            resolved,
             overlays,
             report: reports,
-            identity,
-            wanted,
+            identity: origin.identity,
+            wanted: origin.wanted,
             status,
             commands,
             verifier,
@@ -188,6 +203,7 @@ impl App {
             tokio::select! {
                 (ended, _, _) = ended => return AppError::Other(ended.to_string()),
                 changed = self.snapshots.changed() => if changed.is_err() { return gone("the watches") },
+                changed = self.resolved.changed() => if changed.is_err() { return gone("the look-up of addresses") },
                 changed = self.overlays.changed() => if changed.is_err() { return gone("overlay detection") },
                 changed = self.identity.changed() => if changed.is_err() { return gone("the certificate loop") },
                 changed = self.report.changed() => if changed.is_err() && self.commands.is_closed() {
@@ -210,6 +226,7 @@ impl App {
         }
         let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
         let identity = self.identity.borrow_and_update().clone();
+        self.look_up(&snapshot);
         let authority = snapshot.authorities.get(AUTHORITY).cloned();
         if let Some(authority) = &authority {
             self.want_certificate(&snapshot, authority);
@@ -233,6 +250,24 @@ impl App {
         };
         self.status.send_replace(Some(Arc::new(inputs)));
         Ok(())
+    }
+
+    /// Asks where the external peers are.
+    fn look_up(&self, snapshot: &Snapshot) {
+        let peers = snapshot.tunnels.iter().filter_map(|tunnel| tunnel.external());
+        let addresses = Addresses {
+            peers: peers.map(|external| external.address.clone()).collect(),
+            own: snapshot
+                .own
+                .as_ref()
+                .map(|own| own.addresses.clone())
+                .unwrap_or_default(),
+        };
+        self.addresses.send_if_modified(|present| {
+            let changed = *present != addresses;
+            *present = addresses;
+            changed
+        });
     }
 
     fn want_certificate(&self, snapshot: &Snapshot, authority: &Authority) {
@@ -260,11 +295,17 @@ impl App {
             .certificate
             .as_ref()
             .map(|certificate| certificate.leaf.key_fingerprint());
-        let planned = self.state.planned.as_ref();
-        if planned.is_some_and(|(known, key)| Arc::ptr_eq(known, snapshot) && *key == own_key) {
+        let planned = Planned {
+            snapshot: Arc::clone(snapshot),
+            resolved: Arc::clone(&self.resolved.borrow_and_update()),
+            down: self.state.down.clone(),
+            own_key: own_key.clone(),
+        };
+        if self.state.planned.as_ref() == Some(&planned) {
             return Ok(());
         }
-        self.state.planned = Some((Arc::clone(snapshot), own_key.clone()));
+        let resolved = Arc::clone(&planned.resolved);
+        self.state.planned = Some(planned);
         self.notice_departures(snapshot);
         let mut next = desired(&Inputs {
             tunnels: &snapshot.tunnels,
@@ -274,6 +315,9 @@ impl App {
             latch: self.store.latch(),
             last_overlays: &self.store.last().overlays,
             own_ready: own_key.is_some_and(|key| own.keys.contains(&key)),
+            resolved: &resolved,
+            psks: &snapshot.psks,
+            down: &self.state.down,
         });
         next.revision = self.state.desired.revision;
         let trusted = authority.map(|authority| authority.bundle.clone());
@@ -492,42 +536,4 @@ async fn serve(
         Task::spawn("control server", server::serve_control(control, shared)),
         Task::spawn("metrics server", server::serve_metrics(public, metrics.clone())),
     ])
-}
-
-async fn client() -> Result<Client, AppError> {
-    let failed = |error: &dyn std::fmt::Display| {
-        AppError::Other(format!(
-            "no access to the API server: {error}; the agent runs in a pod"
-        ))
-    };
-    let mut config = Config::infer().await.map_err(|error| failed(&error))?;
-    config.read_timeout = Some(API_SILENCE);
-    config.reset_reader_on_write = true;
-    Client::try_from(config).map_err(|error| failed(&error))
-}
-
-type Certificates = (
-    watch::Sender<Option<Wanted>>,
-    watch::Receiver<IdentityState>,
-    Task,
-);
-
-fn renewal(client: &Client, keystore: Keystore) -> Certificates {
-    let (wanted, receiver) = watch::channel(None);
-    let certificate = keystore.load().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the stored certificate cannot be used");
-        None
-    });
-    let state = watch::Sender::new(IdentityState {
-        certificate: certificate.map(Arc::new),
-        ..IdentityState::default()
-    });
-    let identity = state.subscribe();
-    let renewal = Renewal {
-        api: Api::all(client.clone()),
-        keystore,
-        wanted: receiver,
-        state,
-    };
-    (wanted, identity, Task::spawn("certificate", renewal.run()))
 }

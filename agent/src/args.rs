@@ -3,16 +3,21 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipsecmesh_crds::units::ApiDuration;
 
 /// The node agent of ipsecmesh.
 #[derive(Debug, Parser)]
 #[command(name = "ipsecmesh-agent", version, about)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Cli {
-    /// What to do.
+    /// What to do; `run` where nothing else is said.
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
+    /// Flags of `run`.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 /// What to do.
@@ -33,9 +38,12 @@ pub(crate) enum Command {
 /// Flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Name of the Node that this agent serves.
-    #[arg(long, env = "NODE_NAME")]
-    pub(crate) node_name: String,
+    /// Works without Kubernetes, on the YAML files in this folder: the same kinds, read again when they change.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Name of the Node that this agent serves; with --manifests the name of its IPsecPeer, by default the host's name.
+    #[arg(long, env = "NODE_NAME", required_unless_present = "manifests")]
+    pub(crate) node_name: Option<String>,
     /// Folder that survives a reboot: key, certificate, last policies, latches. Made with mode 0700.
     #[arg(long, default_value = "/var/lib/ipsecmesh")]
     pub(crate) state_dir: PathBuf,
@@ -45,8 +53,12 @@ pub(crate) struct RunArgs {
     /// Where /healthz and /readyz are served: an address of this host only.
     #[arg(long, default_value = "127.0.0.1:9810")]
     pub(crate) health_listen: SocketAddr,
-    /// Where /metrics is served.
-    #[arg(long, default_value = "0.0.0.0:9811")]
+    /// Where /metrics is served; with --manifests 127.0.0.1:9811 by default.
+    #[arg(
+        long,
+        default_value = "0.0.0.0:9811",
+        default_value_if("manifests", ArgPredicate::IsPresent, "127.0.0.1:9811")
+    )]
     pub(crate) metrics_listen: SocketAddr,
     /// Which implementation of the cryptographic primitives the IKE engine uses.
     #[arg(long, value_enum, default_value_t = CryptoProvider::AwsLcRs)]
@@ -136,13 +148,33 @@ mod tests {
             "rustcrypto",
         ])
         .expect("valid flags");
-        let Command::Run(run) = parsed.command else {
+        let Some(Command::Run(run)) = parsed.command else {
             panic!("run expected");
         };
-        assert_eq!(run.node_name, "node-a");
+        assert_eq!(run.node_name.as_deref(), Some("node-a"));
+        assert_eq!(run.metrics_listen.to_string(), "0.0.0.0:9811");
         assert_eq!(run.crypto_provider, CryptoProvider::RustCrypto);
         assert_eq!(run.log.log_format, LogFormat::Json);
         assert_eq!(run.departed_grace, ApiDuration::from_mins(5));
         assert_eq!(run.health_listen.to_string(), "127.0.0.1:9810");
+    }
+    #[test]
+    fn manifests_stand_for_run_and_need_no_node_name() {
+        for line in [
+            &["ipsecmesh-agent", "--manifests", "/etc/ipsecmesh"][..],
+            &["ipsecmesh-agent", "run", "--manifests", "/etc/ipsecmesh"],
+        ] {
+            let parsed = Cli::try_parse_from(line).expect("valid flags");
+            let run = match parsed.command {
+                Some(Command::Run(run)) => *run,
+                _ => parsed.run,
+            };
+            assert_eq!(run.manifests, Some(PathBuf::from("/etc/ipsecmesh")));
+            assert_eq!(run.metrics_listen.to_string(), "127.0.0.1:9811");
+        }
+        assert!(Cli::try_parse_from(["ipsecmesh-agent", "run"]).is_err());
+        assert!(Cli::try_parse_from(["ipsecmesh-agent"]).is_err());
+        assert!(Cli::try_parse_from(["ipsecmesh-agent", "--manifests", "x", "probe"]).is_err());
+        assert!(Cli::try_parse_from(["ipsecmesh-agent", "probe"]).is_ok());
     }
 }

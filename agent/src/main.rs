@@ -32,7 +32,8 @@ use crate::args::{Cli, Command, LogArgs, LogFormat};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let log = match &cli.command {
+    let command = cli.command.unwrap_or_else(|| Command::Run(Box::new(cli.run)));
+    let log = match &command {
         Command::Run(args) => args.log,
         Command::Flush(log) | Command::Probe(log) => *log,
         Command::Rekey(_) | Command::Status(_) => LogArgs::default(),
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&format!("the runtime does not start: {error}")),
     };
     let outcome = runtime.block_on(async {
-        match cli.command {
+        match command {
             Command::Run(args) => app::run(*args).await.map_err(|error| error.to_string()),
             Command::Flush(_) => commands::flush().await,
             Command::Probe(_) => commands::probe().await,

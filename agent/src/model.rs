@@ -1,15 +1,18 @@
 //! The objects of the API as the agent works with them: parsed once, so that nothing behind this point can meet a bad
 //! address, an unknown algorithm or a missing default. [`crate::source::convert`] makes them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipsecmesh_crds::IPsecNodeStatus;
 use ipsecmesh_crds::phase::Phase;
-use ipsecmesh_ike::{BootId, ChildProposal, Encapsulation, IkeProposal, Lifetime, Liveness, Mode};
+use ipsecmesh_dataplane::Prefix;
+use ipsecmesh_ike::{BootId, ChildProposal, Encapsulation, Identity, IkeProposal, Lifetime, Liveness, Mode};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// One encapsulation that carries pod traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,7 +52,89 @@ pub(crate) enum Start {
     OnDemand,
 }
 
-/// A tunnel between nodes.
+/// Who is at the far side of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Remote {
+    /// Nodes of the directory.
+    Nodes,
+    /// A host that is in no directory.
+    External(Box<External>),
+}
+
+/// A host that is in no directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct External {
+    /// IP address or DNS name.
+    pub(crate) address: String,
+    /// The identity that it must prove; its address where absent.
+    pub(crate) identity: Option<Identity>,
+    /// The identity that this host shows; its own name where absent.
+    pub(crate) local_identity: Option<Identity>,
+    /// How both prove themselves.
+    pub(crate) auth: ExternalAuth,
+    /// What is protected: one CHILD SA each.
+    pub(crate) selectors: Vec<PacketSelector>,
+    /// What stays in clear all the same.
+    pub(crate) bypass: Vec<PacketSelector>,
+}
+
+/// How this host and an external peer prove themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ExternalAuth {
+    /// Certificates: this host's of an authority, the peer's of that authority or of a bundle of its own.
+    Certificate {
+        /// Name of the authority.
+        authority: String,
+        /// The peer's roots, where they are others: (name, key).
+        trust_bundle: Option<(String, String)>,
+    },
+    /// A pre-shared key, found under the tunnel's name.
+    Psk,
+}
+
+/// Packets, seen from this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PacketSelector {
+    /// IP protocol; 0 is any.
+    pub(crate) protocol: u8,
+    /// Port on this side; `None` is any.
+    pub(crate) local_port: Option<u16>,
+    /// Port on the far side; `None` is any.
+    pub(crate) remote_port: Option<u16>,
+    /// Addresses behind this host; `None` is its own.
+    pub(crate) local: Option<Prefix>,
+    /// Addresses behind the peer; `None` is its own.
+    pub(crate) remote: Option<Prefix>,
+}
+
+/// A pre-shared key in both generations; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Psk {
+    /// Used to prove this host, and accepted.
+    pub(crate) current: Zeroizing<Vec<u8>>,
+    /// Accepted while the peer may still use it.
+    pub(crate) previous: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl fmt::Debug for Psk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Psk(redacted)")
+    }
+}
+
+/// The two ends of a pair of hosts as the host's routes have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// Address of this host.
+    pub(crate) local: IpAddr,
+    /// Address of the peer.
+    pub(crate) remote: IpAddr,
+}
+
+/// What became of each external address.
+pub(crate) type Resolved = BTreeMap<String, Result<Ends, String>>;
+
+/// A tunnel between nodes, or between this host and an external peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tunnel {
     /// Its name.
@@ -64,6 +149,8 @@ pub(crate) struct Tunnel {
     pub(crate) suspended: bool,
     /// Where it stands, once the controller has accepted it.
     pub(crate) rollout: Option<Rollout>,
+    /// Who is at the far side.
+    pub(crate) remote: Remote,
     /// What is selected between two nodes.
     pub(crate) overlay: Vec<OverlayEntry>,
     /// Cleartext is never an alternative.
@@ -93,6 +180,14 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
+    /// The far side, when it is no node.
+    pub(crate) const fn external(&self) -> Option<&External> {
+        match &self.remote {
+            Remote::External(external) => Some(external),
+            Remote::Nodes => None,
+        }
+    }
+
     /// Whether its SAs can be negotiated: it has proposals for both kinds.
     pub(crate) fn is_negotiable(&self) -> bool {
         !self.ike_proposals.is_empty() && !self.child_proposals.is_empty()

@@ -61,9 +61,9 @@ impl Default for Checker {
 }
 
 impl Checker {
-    /// Checks `object` as an object of `kind`. Gives it back as the API server would store it: with its defaults, without
+    /// Checks `object` as an object of `kind`, and against `old`, which it replaces. Gives it back as the API server would store it: with its defaults, without
     /// nulls, and without the status, which nobody but the machinery writes.
-    pub fn check(&self, kind: &str, object: &Value) -> Result<Value, Vec<Refusal>> {
+    pub fn check(&self, kind: &str, object: &Value, old: Option<&Value>) -> Result<Value, Vec<Refusal>> {
         let Some(schema) = self.kinds.get(kind) else {
             let known: Vec<&str> = self.kinds.keys().map(String::as_str).collect();
             return Err(vec![refusal(
@@ -90,7 +90,7 @@ impl Checker {
             return Err(found);
         }
         let object = apply_defaults(schema, &object);
-        match Validator::new().validate(schema, &object, None) {
+        match Validator::new().validate(schema, &object, old) {
             Ok(()) => Ok(object),
             Err(errors) => Err(errors
                 .into_vec()

@@ -31,6 +31,36 @@ impl fmt::Display for Unsupported {
     }
 }
 
+/// Where a tunnel is carried out: what is live differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On a node of a cluster, with an operator.
+    Cluster,
+    /// On a host without Kubernetes, from files.
+    Host,
+}
+
+/// The fields that are live on a host without Kubernetes for tunnels to an external peer, and nowhere else yet.
+const LIVE_FOR_EXTERNAL: [&str; 6] = [
+    "spec.remote.type",
+    "spec.traffic.type",
+    "spec.traffic.bypass",
+    "spec.mode",
+    "spec.auth.type",
+    "spec.auth.certificate.trustBundleRef",
+];
+
+impl Place {
+    /// The fields of a tunnel that ask for behaviour that is not live here.
+    pub fn unsupported(self, spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
+        let mut found = unsupported_fields(spec);
+        if self == Self::Host && spec.remote.type_ == RemoteType::External {
+            found.retain(|one| !LIVE_FOR_EXTERNAL.contains(&one.field.as_str()));
+        }
+        found
+    }
+}
+
 /// The fields of a tunnel that ask for behaviour that is not live yet.
 pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
     let mut found = Vec::new();

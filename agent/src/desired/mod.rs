@@ -1,5 +1,6 @@
 //! From objects to the complete desired state of this node: pure, so that every rule has a table of cases.
 
+mod external;
 pub(crate) mod naming;
 pub(crate) mod pair;
 
@@ -10,9 +11,9 @@ use ipsecmesh_crds::phase::{Override, Phase, transition_hash};
 use ipsecmesh_dataplane::{Policy, PolicyKey};
 use ipsecmesh_ike::{BootId, ChildId, PeerConfig, PeerId};
 
-use crate::desired::naming::Reqids;
+use crate::desired::naming::{Part, Reqids};
 use crate::desired::pair::{Pair, PairPlan};
-use crate::model::{Overlay, OverlayEntry, Peer, Rollout, Start, Tunnel};
+use crate::model::{Overlay, OverlayEntry, Peer, Psk, Resolved, Rollout, Start, Tunnel};
 use crate::persist::Latch;
 
 /// Up to this many peers a node starts all its SAs at once (decision 4).
@@ -35,6 +36,12 @@ pub(crate) struct Inputs<'a> {
     pub(crate) last_overlays: &'a BTreeMap<String, Vec<Overlay>>,
     /// This node can prove who it is, and the directory holds its key.
     pub(crate) own_ready: bool,
+    /// Where the external peers are.
+    pub(crate) resolved: &'a Resolved,
+    /// Pre-shared keys, by the name of the tunnel.
+    pub(crate) psks: &'a BTreeMap<String, Psk>,
+    /// Tunnels that a person has taken down: policies stand, SAs do not.
+    pub(crate) down: &'a BTreeSet<String>,
 }
 
 /// A node that left the directory, or an address that it had.
@@ -115,6 +122,8 @@ pub(crate) struct TunnelGoal {
     pub(crate) overridden_by: BTreeSet<String>,
     /// Other nodes of it that have no address of a family that this node has.
     pub(crate) apart: BTreeSet<String>,
+    /// Why its external peer cannot be talked to.
+    pub(crate) problem: Option<String>,
 }
 
 /// Computes the desired state.
@@ -143,7 +152,7 @@ pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
                 local,
                 remote,
             };
-            state.absorb(peer, pair.plan(&views, &reqids), inputs, true);
+            state.absorb(peer, pair.plan(&views, &reqids, inputs.down), inputs, true);
         }
     }
     for departed in inputs.departed {
@@ -154,7 +163,7 @@ pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
                 local,
                 remote,
             };
-            let mut plan = pair.plan(&views, &reqids);
+            let mut plan = pair.plan(&views, &reqids, inputs.down);
             if !departed.moved {
                 plan.config = None;
                 plan.keep_blocking_only();
@@ -162,6 +171,7 @@ pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
             state.absorb(&departed.peer, plan, inputs, false);
         }
     }
+    state.add_external(&views, &reqids, inputs);
     state
 }
 
@@ -281,12 +291,15 @@ impl<'a> TunnelView<'a> {
         })
     }
 
-    /// The names under which its SAs get reqids: one per protocol, since each protocol has SAs of its own.
-    fn reqid_names(&self) -> Vec<(String, u8)> {
+    /// The names under which its SAs get reqids: one per protocol or selector, since each has SAs of its own.
+    fn reqid_names(&self) -> Vec<(String, Part)> {
+        if let Some(external) = self.tunnel.external() {
+            return external::reqid_names(&self.tunnel.name, external);
+        }
         let protocols: BTreeSet<u8> = self.overlay.iter().map(|entry| entry.overlay.protocol).collect();
         protocols
             .into_iter()
-            .map(|protocol| (self.tunnel.name.clone(), protocol))
+            .map(|protocol| (self.tunnel.name.clone(), Part::Protocol(protocol)))
             .collect()
     }
 
@@ -309,6 +322,7 @@ impl<'a> TunnelView<'a> {
             members: BTreeMap::new(),
             overridden_by: BTreeSet::new(),
             apart: BTreeSet::new(),
+            problem: None,
         }
     }
 

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipsecmesh_ike::PeerId;
 use sha2::{Digest as _, Sha256};
 
+use crate::model::PacketSelector;
+
 /// First reqid of ours; the low 16 bits are the slot.
 const REQID_BASE: u32 = 0x1950_0000;
 
@@ -21,14 +23,33 @@ pub(crate) fn starts(own_uid: &str, peer_uid: &str) -> bool {
     own < peer
 }
 
-/// The reqid of each tunnel and protocol.
+/// What of a tunnel has SAs of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// One protocol of an overlay.
+    Protocol(u8),
+    /// One selector of an external peer.
+    Selector(PacketSelector),
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Protocol(protocol) => write!(f, "{protocol}"),
+            // Only told apart by it, and the same after a restart.
+            Self::Selector(selector) => write!(f, "{selector:?}"),
+        }
+    }
+}
+
+/// The reqid of each part of each tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reqids(BTreeMap<(String, u8), u32>);
+pub(crate) struct Reqids(BTreeMap<(String, Part), u32>);
 
 impl Reqids {
     /// Gives every name the slot of its hash; of several with one slot, the later ones in the order of names move up.
-    pub(crate) fn assign(names: impl IntoIterator<Item = Vec<(String, u8)>>) -> Self {
-        let names: BTreeSet<(String, u8)> = names.into_iter().flatten().collect();
+    pub(crate) fn assign(names: impl IntoIterator<Item = Vec<(String, Part)>>) -> Self {
+        let names: BTreeSet<(String, Part)> = names.into_iter().flatten().collect();
         let mut taken = BTreeSet::new();
         let mut reqids = BTreeMap::new();
         for name in names {
@@ -43,7 +64,16 @@ impl Reqids {
 
     /// The reqid of `tunnel` for `protocol`.
     pub(crate) fn of(&self, tunnel: &str, protocol: u8) -> Option<u32> {
-        self.0.get(&(tunnel.to_owned(), protocol)).copied()
+        self.0
+            .get(&(tunnel.to_owned(), Part::Protocol(protocol)))
+            .copied()
+    }
+
+    /// The reqid of `tunnel` for one selector of an external peer.
+    pub(crate) fn of_selector(&self, tunnel: &str, selector: PacketSelector) -> Option<u32> {
+        self.0
+            .get(&(tunnel.to_owned(), Part::Selector(selector)))
+            .copied()
     }
 
     /// The tunnel of each reqid.
@@ -55,8 +85,8 @@ impl Reqids {
     }
 }
 
-fn slot((tunnel, protocol): &(String, u8)) -> u16 {
-    let [.., high, low] = hash(&[tunnel, &protocol.to_string()]).to_be_bytes();
+fn slot((tunnel, part): &(String, Part)) -> u16 {
+    let [.., high, low] = hash(&[tunnel, &part.to_string()]).to_be_bytes();
     u16::from_be_bytes([high, low])
 }
 
@@ -95,9 +125,11 @@ mod tests {
 
     #[test]
     fn reqids_are_distinct_stable_and_in_range() {
-        let names: Vec<(String, u8)> = (0..3000).map(|n| (format!("tunnel-{n}"), 17)).collect();
+        let names: Vec<(String, Part)> = (0..3000)
+            .map(|n| (format!("tunnel-{n}"), Part::Protocol(17)))
+            .collect();
         let reqids = Reqids::assign([names.clone()]);
-        let distinct: BTreeSet<u32> = names.iter().filter_map(|(name, p)| reqids.of(name, *p)).collect();
+        let distinct: BTreeSet<u32> = names.iter().filter_map(|(name, _)| reqids.of(name, 17)).collect();
         assert_eq!(distinct.len(), names.len());
         assert!(distinct.iter().all(|reqid| reqid >> 16 == REQID_BASE >> 16));
         let reversed = Reqids::assign(names.into_iter().rev().map(|name| vec![name]));

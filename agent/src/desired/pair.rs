@@ -71,7 +71,12 @@ impl Pair<'_> {
     /// Goes through the tunnels in order of rank: the first one that wants a selector has it (decision 16). What is
     /// enforced is asked before what is on its way: a tunnel that comes or goes opens no cleartext where another one
     /// enforces.
-    pub(crate) fn plan(&self, views: &[TunnelView<'_>], reqids: &Reqids) -> PairPlan {
+    pub(crate) fn plan(
+        &self,
+        views: &[TunnelView<'_>],
+        reqids: &Reqids,
+        down: &BTreeSet<String>,
+    ) -> PairPlan {
         let mut plan = PairPlan::default();
         let claims = self.claims(views, reqids);
         let mut taken: BTreeMap<PolicyKey, &Claim<'_>> = BTreeMap::new();
@@ -88,10 +93,15 @@ impl Pair<'_> {
                 taken.insert(claim.policy.key, claim);
             }
         }
-        self.children(views, reqids, &taken, &mut plan);
+        let up: Vec<&TunnelView<'_>> = views
+            .iter()
+            .filter(|view| !down.contains(&view.tunnel.name))
+            .collect();
+        self.children(&up, reqids, &taken, &mut plan);
         plan.policies = taken.into_values().map(|claim| claim.policy).collect();
         let blocks_errors = plan.policies.iter().any(demands_outbound);
-        plan.policies.extend(blocks_errors.then(|| self.icmp_errors()));
+        plan.policies
+            .extend(blocks_errors.then(|| icmp_errors(self.local, self.remote)));
         plan
     }
 
@@ -122,7 +132,7 @@ impl Pair<'_> {
     /// The children of the tunnels that have a selector, and the peer for them.
     fn children(
         &self,
-        views: &[TunnelView<'_>],
+        views: &[&TunnelView<'_>],
         reqids: &Reqids,
         taken: &BTreeMap<PolicyKey, &Claim<'_>>,
         plan: &mut PairPlan,
@@ -130,7 +140,7 @@ impl Pair<'_> {
         let id = peer_id(&self.peer.uid, self.local, self.remote);
         let mut children = Vec::new();
         let mut leader: Option<&TunnelView<'_>> = None;
-        for view in views.iter().filter(|view| self.phases(view).is_some()) {
+        for view in views.iter().copied().filter(|view| self.phases(view).is_some()) {
             let name = view.tunnel.name.as_str();
             let mut ids = Vec::new();
             for protocol in protocols(&view.overlay) {
@@ -216,30 +226,6 @@ impl Pair<'_> {
             })
     }
 
-    /// Errors about decrypted packets quote them: none leaves in clear (decision 30).
-    fn icmp_errors(&self) -> Policy {
-        // Destination unreachable, port unreachable: RFC 792, RFC 4443 §3.1.
-        let (protocol, kind, code) = if self.local.is_ipv4() {
-            (1, 3, 3)
-        } else {
-            (58, 1, 4)
-        };
-        Policy {
-            key: PolicyKey {
-                direction: Direction::Outbound,
-                selector: Selector {
-                    source: host(self.local),
-                    destination: host(self.remote),
-                    protocol,
-                    source_port: Some(kind),
-                    destination_port: Some(code),
-                },
-            },
-            action: PolicyAction::Discard,
-            rank: 0,
-        }
-    }
-
     /// One CHILD SA per tunnel and protocol: any port, since the overlay's port is the destination in both directions
     /// and one SA cannot say that (decision 18).
     fn child(&self, view: &TunnelView<'_>, protocol: u8, reqid: u32) -> ChildConfig {
@@ -270,7 +256,7 @@ impl Pair<'_> {
         &self,
         id: PeerId,
         leader: &TunnelView<'_>,
-        views: &[TunnelView<'_>],
+        views: &[&TunnelView<'_>],
         children: Vec<ChildConfig>,
     ) -> PeerConfig {
         let eager = views.iter().any(|view| view.eager && self.phases(view).is_some());
@@ -296,6 +282,26 @@ impl Pair<'_> {
     }
 }
 
+/// Errors about decrypted packets quote them: none leaves in clear (decision 30).
+pub(super) fn icmp_errors(local: IpAddr, remote: IpAddr) -> Policy {
+    // Destination unreachable, port unreachable: RFC 792, RFC 4443 §3.1.
+    let (protocol, kind, code) = if local.is_ipv4() { (1, 3, 3) } else { (58, 1, 4) };
+    Policy {
+        key: PolicyKey {
+            direction: Direction::Outbound,
+            selector: Selector {
+                source: host(local),
+                destination: host(remote),
+                protocol,
+                source_port: Some(kind),
+                destination_port: Some(code),
+            },
+        },
+        action: PolicyAction::Discard,
+        rank: 0,
+    }
+}
+
 fn protocols(overlay: &[OverlayEntry]) -> BTreeSet<u8> {
     overlay.iter().map(|entry| entry.overlay.protocol).collect()
 }
@@ -306,7 +312,8 @@ fn with_entry(demands: Demands, entry: OverlayEntry) -> Demands {
         .map_or(demands, |phase| demands.weakest(phase.demands()))
 }
 
-fn demands_outbound(policy: &Policy) -> bool {
+/// Whether nothing may leave in clear by it.
+pub(super) fn demands_outbound(policy: &Policy) -> bool {
     policy.key.direction == Direction::Outbound
         && matches!(
             policy.action,
@@ -326,7 +333,8 @@ fn overlap(a: &PolicyKey, b: &PolicyKey) -> bool {
     a.direction == b.direction && a.selector.protocol == b.selector.protocol && ports
 }
 
-fn host(address: IpAddr) -> Prefix {
+/// One address.
+pub(super) fn host(address: IpAddr) -> Prefix {
     Prefix {
         address,
         length: if address.is_ipv4() { 32 } else { 128 },

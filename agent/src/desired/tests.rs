@@ -7,7 +7,7 @@ use ipsecmesh_ike::{Encapsulation, Mode};
 
 use super::*;
 use crate::fixture;
-use crate::model::Membership;
+use crate::model::{Membership, Remote};
 
 const VXLAN: Overlay = Overlay {
     protocol: 17,
@@ -22,6 +22,7 @@ fn tunnel(name: &str, phase: Option<Phase>) -> Tunnel {
         policy_rank: 3600,
         suspended: false,
         rollout: phase.map(|phase| Rollout { generation: 1, phase }),
+        remote: Remote::Nodes,
         overlay: vec![OverlayEntry {
             overlay: VXLAN,
             phase: None,
@@ -76,6 +77,9 @@ fn compute(tunnels: &[Tunnel], peers: &[Peer], latched: &[&str]) -> Desired {
         latch: &latch,
         last_overlays: &BTreeMap::new(),
         own_ready: true,
+        resolved: &Resolved::new(),
+        psks: &BTreeMap::new(),
+        down: &BTreeSet::new(),
     })
 }
 
@@ -255,6 +259,9 @@ fn only_different_sides_make_a_pair() {
             latch: &Latch::default(),
             last_overlays: &BTreeMap::new(),
             own_ready: true,
+            resolved: &Resolved::new(),
+            psks: &BTreeMap::new(),
+            down: &BTreeSet::new(),
         });
         assert_eq!(state.peers.len(), usize::from(pair), "{own:?} {other:?}");
     }
@@ -276,6 +283,9 @@ fn a_node_that_left_stays_blocked_and_has_no_sas() {
             latch: &Latch::default(),
             last_overlays: &BTreeMap::new(),
             own_ready: true,
+            resolved: &Resolved::new(),
+            psks: &BTreeMap::new(),
+            down: &BTreeSet::new(),
         });
         assert!(state.peers.is_empty());
         assert_eq!(!state.policies.is_empty(), blocked, "{phase}");

@@ -1,6 +1,8 @@
 //! From objects of the API to the model: pure. What cannot be carried out is named with its field, and takes nothing
 //! else down.
 
+mod external;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use ipsecmesh_crds::identity::NodeIdentity;
 use ipsecmesh_crds::peer::Side;
 use ipsecmesh_crds::rank::{Narrowness, Rank};
 use ipsecmesh_crds::suite;
-use ipsecmesh_crds::support::unsupported_fields;
+use ipsecmesh_crds::support::Place;
 use ipsecmesh_crds::tunnel::{self, DpdAction, FailurePolicy};
 use ipsecmesh_crds::units::ByteQuantity;
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
@@ -19,7 +21,9 @@ use ipsecmesh_ike::{
 };
 use kube::ResourceExt as _;
 
-use crate::model::{Authority, Membership, Overlay, OverlayEntry, OwnNode, Peer, Rollout, Start, Tunnel};
+use crate::model::{
+    Authority, Membership, Overlay, OverlayEntry, OwnNode, Peer, Remote, Rollout, Start, Tunnel,
+};
 use crate::source::table::Row;
 
 /// Highest value of `IPsecTunnel.spec.priority`.
@@ -40,6 +44,15 @@ pub(super) struct RankedTunnel {
 /// Without an earlier one there are no proposals: policies stand, and nothing passes them. A suspended tunnel stays as it
 /// was, until it is taken down.
 pub(super) fn tunnel(object: &IPsecTunnel, before: Option<&RankedTunnel>) -> Row<RankedTunnel> {
+    tunnel_at(Place::Cluster, object, before)
+}
+
+/// A tunnel in a cluster, or of a host without one.
+pub(super) fn tunnel_at(
+    place: Place,
+    object: &IPsecTunnel,
+    before: Option<&RankedTunnel>,
+) -> Row<RankedTunnel> {
     let Some(uid) = object.metadata.uid.clone() else {
         return Row {
             value: before.cloned(),
@@ -49,7 +62,7 @@ pub(super) fn tunnel(object: &IPsecTunnel, before: Option<&RankedTunnel>) -> Row
     let earlier = before
         .map(|before| &before.tunnel)
         .filter(|before| before.uid == uid);
-    let problem = problem(&object.spec);
+    let problem = problem(place, &object.spec);
     let rank = Rank::of(object, Narrowness::default());
     let status = object.status.as_ref();
     let rollout = status
@@ -108,10 +121,14 @@ pub(crate) fn unranked(object: &IPsecTunnel) -> Tunnel {
 }
 
 /// What of the spec cannot be carried out.
-fn problem(spec: &IPsecTunnelSpec) -> Option<String> {
-    let unsupported: Vec<String> = unsupported_fields(spec).iter().map(ToString::to_string).collect();
+fn problem(place: Place, spec: &IPsecTunnelSpec) -> Option<String> {
+    let unsupported = place.unsupported(spec);
     if !unsupported.is_empty() {
-        return Some(unsupported.join("; "));
+        let texts: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
+        return Some(texts.join("; "));
+    }
+    if let Err(problem) = external::remote(spec) {
+        return Some(problem);
     }
     if ike_proposals(spec).is_empty() {
         return Some("spec.ike.proposals: no proposal has only algorithms that this agent knows".to_owned());
@@ -134,6 +151,7 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
         policy_rank: HIGHEST_PRIORITY.saturating_sub(spec.priority) * RANKS_PER_PRIORITY,
         suspended: spec.suspend,
         rollout: None,
+        remote: external::remote(spec).unwrap_or(Remote::Nodes),
         overlay: Vec::new(),
         block: spec.failure_policy == FailurePolicy::Block,
         mode: match spec.mode {

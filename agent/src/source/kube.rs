@@ -1,6 +1,7 @@
 //! The watches: four kinds, listed once and followed from then on. A watch that breaks leaves the last state in force;
 //! a list counts when it is complete; an object that does not parse takes no other down.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -141,10 +142,10 @@ impl Follower {
 }
 
 /// The log's part of a new snapshot.
-fn tell(before: &Snapshot, now: &Snapshot) {
+pub(super) fn tell(before: &Snapshot, now: &Snapshot) {
     if !before.synced {
         let (tunnels, peers) = (now.tunnels.len(), now.peers.len());
-        tracing::info!(tunnels, peers, "the API was read");
+        tracing::info!(tunnels, peers, "all objects were read");
     }
     for (object, reason) in now
         .refused
@@ -213,6 +214,7 @@ impl Objects {
                 .values()
                 .map(|(name, value)| (name.to_owned(), value.clone()))
                 .collect(),
+            psks: BTreeMap::new(),
             refused: refused
                 .into_iter()
                 .flat_map(|(kind, problems)| {

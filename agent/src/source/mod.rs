@@ -3,11 +3,13 @@
 
 pub(crate) mod convert;
 pub(crate) mod kube;
+pub(crate) mod manifests;
+pub(crate) mod resolve;
 mod table;
 
 use std::collections::BTreeMap;
 
-use crate::model::{Authority, OwnNode, Peer, Tunnel};
+use crate::model::{Authority, OwnNode, Peer, Psk, Tunnel};
 
 /// Everything that the API says to this node, parsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(crate) struct Snapshot {
     pub(crate) node: Option<OwnNode>,
     /// Authorities by name.
     pub(crate) authorities: BTreeMap<String, Authority>,
+    /// Pre-shared keys, by the name of the tunnel.
+    pub(crate) psks: BTreeMap<String, Psk>,
     /// Objects that cannot be used, with the reason.
     pub(crate) refused: BTreeMap<String, String>,
 }

@@ -75,6 +75,11 @@ fn of<'a>(goal: &'a TunnelGoal, desired: &Desired, view: &'a View) -> Standing<'
     let apart = u32::try_from(goal.apart.len()).unwrap_or(u32::MAX);
     counts.desired = counts.desired.saturating_add(apart);
     counts.failed = counts.failed.saturating_add(apart);
+    if goal.problem.is_some() {
+        counts.desired = counts.desired.max(1);
+        counts.established = 0;
+        counts.failed = counts.desired;
+    }
     Standing {
         goal,
         counts,
@@ -149,6 +154,16 @@ pub(crate) fn failures(standing: &[Standing<'_>]) -> Vec<ApiFailure> {
         })
     });
     all.extend(apart);
+    let blamed = standing.iter().filter_map(|tunnel| {
+        Some(ApiFailure {
+            tunnel: tunnel.goal.name.clone(),
+            peer: tunnel.goal.members.keys().next().cloned().unwrap_or_default(),
+            reason: "PeerUnusable".to_owned(),
+            message: tunnel.goal.problem.clone()?,
+            since: None,
+        })
+    });
+    all.extend(blamed);
     all.sort_by(|a, b| (&a.since, &a.tunnel, &a.peer).cmp(&(&b.since, &b.tunnel, &b.peer)));
     all.truncate(MAX_FAILURES);
     all

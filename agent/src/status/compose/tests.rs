@@ -66,6 +66,7 @@ fn inputs(phase: Phase, pairs: &[(&str, Pair)]) -> StatusInputs {
         members,
         overridden_by: BTreeSet::new(),
         apart: BTreeSet::new(),
+        problem: None,
     });
     StatusInputs {
         snapshot: Arc::new(snapshot()),

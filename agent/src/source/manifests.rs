@@ -1,0 +1,346 @@
+//! The objects of a host without Kubernetes: the same kinds in YAML files of one folder, checked as the API server checks
+//! them, and read again when they change. There is no operator: what it would decide is decided here.
+
+mod folder;
+mod secrets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipsecmesh_crds::support::Place;
+use ipsecmesh_crds::tunnel::{
+    AuthType, EffectiveOverlay, FailurePolicy, RemoteType, SecretKeyRef, TrafficType,
+};
+use ipsecmesh_crds::{IPsecAuthority, IPsecPeer, IPsecTunnel, IPsecTunnelStatus, Phase, tunnel};
+use kube::core::{Selector, SelectorExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::model::{Membership, Peer, Psk, Tunnel};
+use crate::source::Snapshot;
+use crate::source::convert::{self, RankedTunnel};
+use crate::source::kube::tell;
+use crate::source::manifests::folder::{Document, Folder};
+use crate::source::table::Row;
+use crate::task::Task;
+
+/// How soon a change of a file is seen.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Folder of the certificates in the folder of the manifests.
+pub(crate) const CERTIFICATES: &str = "certificates";
+
+type Labels = BTreeMap<String, String>;
+
+/// Follows the files in `folder` for the host `name`.
+pub(crate) fn follow(folder: PathBuf, name: &str) -> (watch::Receiver<Arc<Snapshot>>, Task) {
+    let (publisher, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let follower = Follower {
+        reader: Reader::new(folder, name),
+        publisher,
+    };
+    (snapshots, Task::spawn("manifests", follower.run()))
+}
+
+struct Follower {
+    reader: Reader,
+    publisher: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        loop {
+            let snapshot = self.reader.look();
+            self.publisher.send_if_modified(|present| {
+                let fresh = **present != snapshot;
+                if fresh {
+                    tell(present, &snapshot);
+                    *present = Arc::new(snapshot);
+                }
+                fresh
+            });
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// What the files said last.
+struct Reader {
+    path: PathBuf,
+    name: String,
+    folder: Folder,
+    tunnels: BTreeMap<String, RankedTunnel>,
+    psks: BTreeMap<String, Psk>,
+}
+
+impl Reader {
+    fn new(path: PathBuf, name: &str) -> Self {
+        Self {
+            folder: Folder::new(path.clone()),
+            path,
+            name: name.to_owned(),
+            tunnels: BTreeMap::new(),
+            psks: BTreeMap::new(),
+        }
+    }
+
+    /// Reads what has changed, and says everything.
+    fn look(&mut self) -> Snapshot {
+        self.folder.look();
+        let mut refused: BTreeMap<String, String> = self.folder.problems().collect();
+        let documents = first_of_each(self.folder.documents(), &mut refused);
+        let mut peers = Vec::new();
+        for document in documents.iter().filter(|document| document.kind == "IPsecPeer") {
+            let Some(object) = parsed::<IPsecPeer>(document, &mut refused) else {
+                continue;
+            };
+            let labels = object.metadata.labels.clone().unwrap_or_default();
+            let peer = note(document, convert::peer(&object, None), &mut refused);
+            peers.extend(peer.map(|peer| (labels, peer)));
+        }
+        let mut directory = Directory::new(&self.name, peers);
+        let mut ranked = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for document in documents.iter().filter(|document| document.kind == "IPsecTunnel") {
+            let Some(mut object) = parsed::<IPsecTunnel>(document, &mut refused) else {
+                continue;
+            };
+            if let Err(problem) = directory.select(&object) {
+                refused.insert(object_name(document), format!("{}: {problem}", document.place));
+                continue;
+            }
+            decide(&mut object);
+            let row = convert::tunnel_at(Place::Host, &object, self.tunnels.get(&document.name));
+            let row = complete(&object, row);
+            if let Some(tunnel) = note(document, row, &mut refused) {
+                wanted.extend(psk_of(&object).map(|key| (document.name.clone(), key)));
+                ranked.insert(document.name.clone(), tunnel);
+            }
+        }
+        self.tunnels = ranked;
+        let (psks, problems) = secrets::refresh(&self.path, &wanted, &self.psks);
+        self.psks = psks;
+        refused.extend(
+            problems
+                .into_iter()
+                .map(|(tunnel, text)| (format!("IPsecTunnel {tunnel}"), text)),
+        );
+        let authorities = self.authorities(&documents, &mut refused);
+        Snapshot {
+            synced: true,
+            tunnels: self.in_order(),
+            peers: directory.others,
+            own: Some(directory.own),
+            node: None,
+            authorities,
+            psks: self.psks.clone(),
+            refused,
+        }
+    }
+
+    fn in_order(&self) -> Vec<Tunnel> {
+        let mut ranked: Vec<&RankedTunnel> = self.tunnels.values().collect();
+        ranked.sort_by(|a, b| a.rank.cmp(&b.rank));
+        let numbered = ranked.into_iter().enumerate();
+        numbered
+            .map(|(order, ranked)| Tunnel {
+                order,
+                ..ranked.tunnel.clone()
+            })
+            .collect()
+    }
+
+    /// Authorities with the roots that stand beside them.
+    fn authorities(
+        &self,
+        documents: &[Document],
+        refused: &mut BTreeMap<String, String>,
+    ) -> BTreeMap<String, crate::model::Authority> {
+        let mut authorities = BTreeMap::new();
+        for document in documents
+            .iter()
+            .filter(|document| document.kind == "IPsecAuthority")
+        {
+            let Some(mut object) = parsed::<IPsecAuthority>(document, refused) else {
+                continue;
+            };
+            let roots = self.path.join(CERTIFICATES).join(&document.name).join("ca.crt");
+            match std::fs::read_to_string(&roots) {
+                Ok(bundle) => object.status.get_or_insert_default().bundle = Some(bundle),
+                Err(error) => {
+                    let problem = format!(
+                        "{}: {CERTIFICATES}/{}/ca.crt: {error}: put the roots of the authority there, in PEM",
+                        document.place, document.name
+                    );
+                    refused.insert(object_name(document), problem);
+                }
+            }
+            if let Some(authority) = note(document, convert::authority(&object, None), refused) {
+                authorities.insert(document.name.clone(), authority);
+            }
+        }
+        authorities
+    }
+}
+
+/// The hosts that the files name.
+struct Directory {
+    own: Peer,
+    own_labels: Labels,
+    others: Vec<Peer>,
+    labels: Vec<Labels>,
+}
+
+impl Directory {
+    fn new(name: &str, peers: Vec<(Labels, Peer)>) -> Self {
+        let (own, others): (Vec<_>, Vec<_>) = peers.into_iter().partition(|(_, peer)| peer.node == name);
+        // A host that no file names takes part all the same: in tunnels to external peers.
+        let nobody = Peer {
+            node: name.to_owned(),
+            uid: format!("host:{name}"),
+            boot: None,
+            identity: String::new(),
+            addresses: Vec::new(),
+            keys: BTreeSet::new(),
+            memberships: Vec::new(),
+        };
+        let (own_labels, own) = own.into_iter().next().unwrap_or_else(|| (Labels::new(), nobody));
+        let (labels, others) = others.into_iter().unzip();
+        Self {
+            own,
+            own_labels,
+            others,
+            labels,
+        }
+    }
+
+    /// Makes members of a tunnel of those whom its selectors choose, as the operator of a cluster does. A membership that
+    /// a file states stays as it is.
+    fn select(&mut self, object: &IPsecTunnel) -> Result<(), String> {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let parse = |field: &str, selector: &_| {
+            let selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector = selector;
+            Selector::try_from(selector.clone()).map_err(|error| {
+                format!("{field}: {error}; operators are In, NotIn, Exists and DoesNotExist")
+            })
+        };
+        let local = parse("spec.local.nodeSelector", &object.spec.local.node_selector)?;
+        let remote = match object.spec.remote_selector() {
+            Some(selector) => Some(parse("spec.remote.nodes.nodeSelector", &selector)?),
+            None => None,
+        };
+        let others = self.others.iter_mut().zip(&self.labels);
+        for (peer, labels) in std::iter::once((&mut self.own, &self.own_labels)).chain(others) {
+            if peer.membership(name).is_some() {
+                continue;
+            }
+            let sides = (
+                local.matches(labels),
+                remote.as_ref().is_some_and(|remote| remote.matches(labels)),
+            );
+            if sides.0 || sides.1 {
+                peer.memberships.push(Membership {
+                    tunnel: name.to_owned(),
+                    local: sides.0,
+                    remote: sides.1,
+                    phase: None,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an operator would write into the status: there are no others to wait for, so a tunnel is where it is to be.
+fn decide(object: &mut IPsecTunnel) {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    object.metadata.uid = Some(format!("host:{name}"));
+    let overlay = object.spec.traffic.overlay.iter();
+    let effective_overlay = overlay
+        .map(|entry| EffectiveOverlay {
+            protocol: entry.protocol,
+            port: entry.port,
+            phase: None,
+        })
+        .collect();
+    object.status = Some(IPsecTunnelStatus {
+        rollout: Some(tunnel::Rollout {
+            generation: 1,
+            since: None,
+            phase: match object.spec.failure_policy {
+                FailurePolicy::Block => Phase::Enforcing,
+                FailurePolicy::Allow => Phase::Permissive,
+            },
+        }),
+        effective_overlay,
+        ..IPsecTunnelStatus::default()
+    });
+}
+
+/// What only a cluster could find out must be said.
+fn complete(object: &IPsecTunnel, row: Row<RankedTunnel>) -> Row<RankedTunnel> {
+    let traffic = &object.spec.traffic;
+    let undetected = object.spec.remote.type_ == RemoteType::Nodes
+        && traffic.type_ == TrafficType::Overlay
+        && traffic.overlay.is_empty();
+    let problem = undetected.then(|| {
+        "spec.traffic.overlay: Required value: without a cluster nobody detects the overlay; name its encapsulation, such as \
+         [{protocol: 17, port: 4789}] for VXLAN"
+            .to_owned()
+    });
+    Row {
+        problem: row.problem.or(problem),
+        ..row
+    }
+}
+
+fn psk_of(object: &IPsecTunnel) -> Option<SecretKeyRef> {
+    let auth = &object.spec.auth;
+    let psk = auth.psk.as_ref().filter(|_| auth.type_ == AuthType::Psk)?;
+    Some(psk.secret_ref.clone())
+}
+
+/// Of two objects with one kind and name the first counts, in the order of files.
+fn first_of_each<'a>(
+    documents: impl Iterator<Item = &'a Document>,
+    refused: &mut BTreeMap<String, String>,
+) -> Vec<Document> {
+    let mut found: BTreeMap<String, &str> = BTreeMap::new();
+    let mut first = Vec::new();
+    for document in documents {
+        let name = object_name(document);
+        if document.kind == "IPsecNode" {
+            let problem = "the machinery of a cluster writes it; here it says nothing: remove it";
+            refused.insert(name, format!("{}: {problem}", document.place));
+        } else if let Some(place) = found.get(&name) {
+            let problem = format!("{name} stands in {place} already, and that counts: remove one of both");
+            refused.insert(name, format!("{}: {problem}", document.place));
+        } else {
+            found.insert(name, &document.place);
+            first.push(document.clone());
+        }
+    }
+    first
+}
+
+fn object_name(document: &Document) -> String {
+    format!("{} {}", document.kind, document.name)
+}
+
+fn parsed<K: DeserializeOwned>(document: &Document, refused: &mut BTreeMap<String, String>) -> Option<K> {
+    serde_json::from_value(document.object.clone())
+        .map_err(|error| refused.insert(object_name(document), format!("{}: {error}", document.place)))
+        .ok()
+}
+
+/// The value of a row; what is wrong with it is noted with its place.
+fn note<T>(document: &Document, row: Row<T>, refused: &mut BTreeMap<String, String>) -> Option<T> {
+    if let Some(problem) = row.problem {
+        refused.insert(object_name(document), format!("{}: {problem}", document.place));
+    }
+    row.value
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Files as people write and break them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use ipsecmesh_ike::Identity;
+
+use super::*;
+use crate::model::ExternalAuth;
+
+const STORAGE: &str = "
+apiVersion: ipsecmesh.io/v1alpha1
+kind: IPsecTunnel
+metadata: {name: storage}
+spec:
+  remote:
+    type: External
+    external:
+      address: 192.0.2.10
+      identity: {type: FQDN, value: array1.example.com}
+      localIdentity: {type: KeyID, value: db-3}
+  traffic: {type: Custom, selectors: [{protocol: 6, remotePort: 2049}]}
+  childSA: {initiation: Eager, encapsulation: Always}
+  auth: {type: PSK, psk: {secretRef: {name: storage, key: psk}}}
+";
+
+const NODES: &str = "
+apiVersion: ipsecmesh.io/v1alpha1
+kind: IPsecTunnel
+metadata: {name: mesh}
+spec:
+  remote: {nodes: {nodeSelector: {matchLabels: {role: db}}}}
+  traffic: {overlay: [{protocol: 17, port: 4789}]}
+---
+apiVersion: ipsecmesh.io/v1alpha1
+kind: IPsecPeer
+metadata: {name: a}
+spec: {nodeUID: a, identity: a.example.com, addresses: [192.0.2.1]}
+---
+apiVersion: ipsecmesh.io/v1alpha1
+kind: IPsecPeer
+metadata: {name: b, labels: {role: db}}
+spec: {nodeUID: b, identity: b.example.com, addresses: [192.0.2.2]}
+---
+";
+
+fn psk(folder: &Path, content: &str) {
+    let secret = folder.join("secrets/storage");
+    fs::create_dir_all(&secret).expect("made");
+    fs::write(secret.join("psk"), content).expect("written");
+    fs::set_permissions(secret.join("psk"), fs::Permissions::from_mode(0o600)).expect("mode");
+}
+
+fn reader(folder: &Path, name: &str) -> Reader {
+    Reader::new(folder.to_owned(), name)
+}
+
+fn write(folder: &Path, name: &str, text: &str) {
+    fs::write(folder.join(name), text).expect("written");
+}
+
+#[test]
+fn a_tunnel_to_an_external_peer_is_read_with_its_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "storage.yaml", STORAGE);
+    psk(folder.path(), &"k".repeat(40));
+    let snapshot = reader(folder.path(), "db-3").look();
+    assert_eq!(snapshot.refused, BTreeMap::new());
+    assert!(snapshot.synced);
+    let tunnel = &snapshot.tunnels[0];
+    assert_eq!(
+        tunnel.rollout.map(|rollout| rollout.phase),
+        Some(Phase::Enforcing)
+    );
+    let external = tunnel.external().expect("external");
+    assert_eq!(external.address, "192.0.2.10");
+    assert_eq!(
+        external.identity,
+        Some(Identity::Fqdn("array1.example.com".to_owned()))
+    );
+    assert_eq!(external.local_identity, Some(Identity::KeyId(b"db-3".to_vec())));
+    assert_eq!(external.auth, ExternalAuth::Psk);
+    assert_eq!(external.selectors[0].remote_port, Some(2049));
+    assert_eq!(snapshot.psks["storage"].current.len(), 40);
+    let own = snapshot.own.expect("this host");
+    assert!(
+        own.membership("storage")
+            .is_some_and(|member| member.local && !member.remote)
+    );
+}
+
+#[test]
+fn selectors_choose_members_among_the_peers_of_the_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "mesh.yml", NODES);
+    let snapshot = reader(folder.path(), "a").look();
+    assert_eq!(snapshot.refused, BTreeMap::new());
+    let own = snapshot.own.expect("this host");
+    assert_eq!(own.identity, "a.example.com");
+    let own = own.membership("mesh").expect("a member");
+    assert_eq!((own.local, own.remote), (true, false));
+    let other = snapshot.peers[0].membership("mesh").expect("a member");
+    assert_eq!((other.local, other.remote), (true, true));
+    assert_eq!(snapshot.tunnels[0].overlay.len(), 1);
+}
+
+#[test]
+fn a_fault_names_file_document_object_and_field() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bad = NODES.replace("spec: {nodeUID: b, ", "spec: {colour: red, nodeUID: 7, ");
+    write(folder.path(), "mesh.yaml", &bad);
+    write(folder.path(), "storage.yaml", &STORAGE.replace("Eager", "eager"));
+    let refused = reader(folder.path(), "a").look().refused;
+    let mesh = &refused["mesh.yaml"];
+    assert!(
+        mesh.contains("mesh.yaml, document 3: IPsecPeer \"b\": spec.colour: unknown field"),
+        "{mesh}"
+    );
+    assert!(mesh.contains("spec.nodeUID: Invalid value"), "{mesh}");
+    let storage = &refused["storage.yaml"];
+    let expected = "storage.yaml, document 1: IPsecTunnel \"storage\": spec.childSA.initiation: Unsupported value: \"eager\"";
+    assert!(storage.contains(expected), "{storage}");
+}
+
+#[test]
+fn a_broken_file_keeps_what_it_held_and_a_lost_one_goes_at_the_second_look() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "storage.yaml", STORAGE);
+    psk(folder.path(), &"k".repeat(40));
+    let mut reader = reader(folder.path(), "db-3");
+    let good = reader.look();
+    write(folder.path(), "storage.yaml", &STORAGE[..200]);
+    let half = reader.look();
+    assert_eq!((&half.tunnels, &half.psks), (&good.tunnels, &good.psks));
+    assert!(
+        half.refused["storage.yaml"].contains("stays in force"),
+        "{:?}",
+        half.refused
+    );
+    // As `> file` leaves it for a moment.
+    write(folder.path(), "storage.yaml", "");
+    assert_eq!(reader.look().tunnels, good.tunnels);
+    assert!(reader.look().tunnels.is_empty());
+    write(folder.path(), "storage.yaml", STORAGE);
+    assert_eq!(reader.look(), good);
+    fs::remove_file(folder.path().join("storage.yaml")).expect("removed");
+    assert_eq!(reader.look(), good);
+    assert!(reader.look().tunnels.is_empty());
+}
+
+#[test]
+fn what_must_not_change_does_not_and_twins_are_told_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "a.yaml", STORAGE);
+    psk(folder.path(), &"k".repeat(40));
+    let mut reader = reader(folder.path(), "db-3");
+    reader.look();
+    let nodes = "apiVersion: ipsecmesh.io/v1alpha1\nkind: IPsecTunnel\nmetadata: {name: storage}\nspec: {}\n";
+    write(folder.path(), "a.yaml", nodes);
+    let refused = reader.look().refused;
+    assert!(
+        refused["a.yaml"].contains("remote.type is immutable"),
+        "{refused:?}"
+    );
+    write(folder.path(), "a.yaml", STORAGE);
+    write(folder.path(), "b.yaml", STORAGE);
+    let refused = reader.look().refused;
+    let twin = &refused["IPsecTunnel storage"];
+    assert!(
+        twin.contains("b.yaml, document 1") && twin.contains("a.yaml, document 1"),
+        "{twin}"
+    );
+}
+
+#[test]
+fn keys_are_asked_for_and_an_overlay_that_nobody_detects_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "storage.yaml", STORAGE);
+    write(
+        folder.path(),
+        "mesh.yaml",
+        &NODES.replace("traffic: {overlay: [{protocol: 17, port: 4789}]}", "priority: 7"),
+    );
+    let refused = reader(folder.path(), "a").look().refused;
+    assert!(
+        refused["IPsecTunnel storage"].contains("secrets/storage/psk does not exist"),
+        "{refused:?}"
+    );
+    assert!(
+        refused["IPsecTunnel mesh"].contains("spec.traffic.overlay: Required value"),
+        "{refused:?}"
+    );
+}
