@@ -27,6 +27,8 @@ const TRIAL: Algorithm = Algorithm::Aead(Aead::AesGcm256);
 const TRIAL_SPI: u32 = 0x1950_0100;
 /// The first Linux whose SAs say which way they go.
 const DIRECTION_SINCE: (u32, u32) = (6, 10);
+/// The first Linux that keeps the mapping of a NAT open by itself.
+const KEEPALIVE_SINCE: (u32, u32) = (6, 11);
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +125,7 @@ pub(crate) async fn run() -> ProbeReport {
     let kernel = read("/proc/sys/kernel/osrelease");
     let features = SaFeatures {
         direction: release(&kernel).is_some_and(|release| release >= DIRECTION_SINCE),
+        keepalive: release(&kernel).is_some_and(|release| release >= KEEPALIVE_SINCE),
     };
     let larval_drop = match read("/proc/sys/net/core/xfrm_larval_drop").as_str() {
         "0" => Some(false),
@@ -246,6 +249,7 @@ async fn trial(
         esn: true,
         replay_window: ipsecmesh_xfrm::sa::MAX_REPLAY_WINDOW,
         encapsulation: None,
+        keepalive: None,
         selector: None,
         limits: Limits::default(),
     };

@@ -51,6 +51,7 @@ pub const DEFAULT_MODULES: &[&str] = &[
     "tun",
     "iptable_nat",
     "xt_MASQUERADE",
+    "xt_tcpudp",
     "sch_netem",
     "af_packet",
     "udp_diag",

@@ -3,6 +3,8 @@
 
 #[path = "../tests/suite/linux.rs"]
 mod linux;
+#[path = "../tests/suite/nat.rs"]
+mod nat;
 #[path = "../tests/suite/net.rs"]
 mod net;
 #[path = "../tests/suite/mod.rs"]
@@ -18,10 +20,14 @@ use linux::Linux;
 use suite::{Cases, Verdict};
 
 fn main() -> ExitCode {
-    let direction = std::env::args().any(|argument| argument == "--sa-direction");
+    let given = |option: &str| std::env::args().any(|argument| argument == option);
+    let features = SaFeatures {
+        direction: given("--sa-direction"),
+        keepalive: given("--keepalive"),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let verdicts = match (Linux::enter(), runtime) {
-        (Ok(world), Ok(runtime)) => runtime.block_on(run(&world, SaFeatures { direction })),
+        (Ok(world), Ok(runtime)) => runtime.block_on(run(&world, features)),
         (Err(error), _) => vec![("set-up", Err(error))],
         (_, Err(error)) => vec![("set-up", Err(error.to_string()))],
     };
@@ -48,6 +54,7 @@ async fn run(world: &Linux, features: SaFeatures) -> Vec<Verdict> {
         Ok(mut plane) => {
             let mut verdicts = suite::run(&mut plane, world, Cases::All).await;
             verdicts.extend(traffic::run(features).await);
+            verdicts.extend(nat::run(features).await);
             verdicts
         }
         Err(error) => vec![("open", Err(error.to_string()))],

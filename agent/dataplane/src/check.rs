@@ -6,6 +6,11 @@ use ipsecmesh_xfrm::{Aead, Algorithm, Reqid};
 
 use crate::spec::{Direction, Policy, PolicyAction, Prefix};
 
+/// Ports were set for an SA that travels in IP.
+pub(crate) const NOT_IN_UDP: &str = "the SA does not travel in UDP: it takes a new one";
+/// Something was to be changed that is not there.
+pub(crate) const NOT_THERE: &str = "the SA is not there any more";
+
 /// The reqid and the algorithm of an SA, or the field that is wrong.
 pub(crate) fn sa(spec: &SaSpec) -> Result<(Reqid, Algorithm), String> {
     let reqid = reqid(spec.reqid)?;

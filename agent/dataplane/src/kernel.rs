@@ -45,10 +45,11 @@ impl KernelDataPlane {
 impl DataPlane for KernelDataPlane {
     async fn apply_effects(&mut self, effects: Vec<EffectAction>) -> Vec<EffectOutcome> {
         let mut outcomes = Vec::with_capacity(effects.len());
-        for run in effects.chunk_by(|a, b| sas::is_removal(a) == sas::is_removal(b)) {
-            let mut done = match run.first() {
-                Some(first) if sas::is_removal(first) => self.remove_effects(run).await,
-                _ => self.install_effects(run).await,
+        for run in effects.chunk_by(|a, b| sas::Kind::of(a) == sas::Kind::of(b)) {
+            let mut done = match run.first().map(sas::Kind::of) {
+                Some(sas::Kind::Removal) => self.remove_effects(run).await,
+                Some(sas::Kind::Move) => self.move_effects(run).await,
+                Some(sas::Kind::Installation) | None => self.install_effects(run).await,
             };
             outcomes.append(&mut done);
         }
@@ -90,6 +91,10 @@ impl DataPlane for KernelDataPlane {
             .collect()
     }
 
+    fn keeps_mappings_open(&self) -> bool {
+        self.features.keepalive
+    }
+
     async fn next_event(&mut self) -> DataPlaneEvent {
         loop {
             if let Some(event) = data_plane_event(self.events.next().await) {
@@ -114,6 +119,10 @@ fn data_plane_event(event: Event) -> Option<DataPlaneEvent> {
         Event::Expire { spi, hard, .. } => DataPlaneEvent::Expire {
             spi: EspSpi::new(spi)?,
             hard,
+        },
+        Event::Mapping { spi, remote, .. } => DataPlaneEvent::Mapping {
+            spi: EspSpi::new(spi)?,
+            remote,
         },
         Event::Overrun => DataPlaneEvent::Overrun,
     })

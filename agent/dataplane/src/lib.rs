@@ -55,6 +55,9 @@ pub trait DataPlane: Send {
     /// How much went through SAs of ours, in the same order; `None` for one that is not there. Costs no dump.
     fn usage(&mut self, names: &[SaName]) -> impl Future<Output = Vec<Option<SaStatus>>> + Send;
 
+    /// Whether it keeps the mapping of a NAT at this end open by itself (RFC 3948 §4) for SAs that ask for it.
+    fn keeps_mappings_open(&self) -> bool;
+
     /// The next thing that happened in the data plane. Cancel-safe.
     fn next_event(&mut self) -> impl Future<Output = DataPlaneEvent> + Send;
 }
@@ -90,6 +93,8 @@ pub struct SaStatus {
     pub name: SaName,
     /// Its reqid.
     pub reqid: u32,
+    /// UDP ports (source, destination) where it travels in UDP.
+    pub encapsulation: Option<(u16, u16)>,
     /// Larval: an SPI was allocated for it, it has no keys.
     pub larval: bool,
     /// Bytes so far.
@@ -120,6 +125,13 @@ pub enum DataPlaneEvent {
         spi: EspSpi,
         /// Hard: it is gone.
         hard: bool,
+    },
+    /// ESP in UDP of an inbound SA authenticated, and came from elsewhere than before.
+    Mapping {
+        /// The inbound SPI.
+        spi: EspSpi,
+        /// Where it came from.
+        remote: std::net::SocketAddr,
     },
     /// Events were lost (ENOBUFS): take a snapshot and compare.
     Overrun,

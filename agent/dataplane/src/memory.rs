@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipsecmesh_ike::{EffectAction, EffectOutcome, EspSpi, SaName, SaProtocol, SaSpec};
 use tokio::sync::Notify;
 
+use crate::check::{NOT_IN_UDP, NOT_THERE};
 use crate::spec::{Policy, PolicyKey};
 use crate::{DataPlane, DataPlaneError, DataPlaneEvent, SaStatus, Snapshot, Waiting, check};
 
@@ -37,6 +38,8 @@ pub enum Write {
     RemovePolicy(PolicyKey),
     /// An SA was added; `true` for inbound.
     InstallSa(SaName, bool),
+    /// An SA travels between other UDP ports.
+    Encapsulate(SaName, (u16, u16)),
     /// An SA was removed.
     RemoveSa(SaName),
 }
@@ -196,6 +199,10 @@ impl DataPlane for MemoryDataPlane {
         names.iter().map(ours).collect()
     }
 
+    fn keeps_mappings_open(&self) -> bool {
+        false
+    }
+
     async fn next_event(&mut self) -> DataPlaneEvent {
         loop {
             if let Some(event) = self.handle.state().events.pop_front() {
@@ -220,6 +227,7 @@ impl State {
         match effect {
             EffectAction::InstallInbound(spec) => self.install(spec, true),
             EffectAction::InstallOutbound(spec) => self.install(spec, false),
+            EffectAction::Encapsulate(name, ports) => self.encapsulate(*name, *ports),
             EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => {
                 self.remove_sa(*name).map_or_else(
                     |error| EffectOutcome::Failed(error.to_string()),
@@ -240,6 +248,7 @@ impl State {
         let status = SaStatus {
             name: spec.name,
             reqid: spec.reqid,
+            encapsulation: spec.encapsulation,
             larval: false,
             bytes: 0,
             packets: 0,
@@ -254,6 +263,22 @@ impl State {
         self.waiting.retain(|waiting| !served(waiting));
         self.writes.push(Write::InstallSa(spec.name, inbound));
         EffectOutcome::Done
+    }
+
+    fn encapsulate(&mut self, name: SaName, ports: (u16, u16)) -> EffectOutcome {
+        if let Some(reason) = self.refusals.pop_front() {
+            return EffectOutcome::Failed(format!("encapsulate SA: {reason}"));
+        }
+        let standing = self.sas.get_mut(&place(&name)).filter(|sa| sa.name == name);
+        match standing {
+            Some(sa) if sa.encapsulation.is_some() => {
+                sa.encapsulation = Some(ports);
+                self.writes.push(Write::Encapsulate(name, ports));
+                EffectOutcome::Done
+            }
+            Some(_) => EffectOutcome::Failed(NOT_IN_UDP.into()),
+            None => EffectOutcome::Failed(NOT_THERE.into()),
+        }
     }
 
     fn remove_sa(&mut self, name: SaName) -> Result<(), DataPlaneError> {

@@ -50,7 +50,7 @@ async fn memory_passes_the_suite() {
     let verdicts = suite::run(&mut plane, &world, Cases::All).await;
     let failed: Vec<_> = verdicts.iter().filter(|(_, verdict)| verdict.is_err()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
-    assert_eq!(verdicts.len(), 18);
+    assert_eq!(verdicts.len(), 19);
 }
 
 #[tokio::test]

@@ -85,6 +85,7 @@ pub struct Endpoint {
 pub(crate) enum EffectOwner {
     InstallInbound(ChildSaId),
     InstallOutbound(ChildSaId),
+    Encapsulate(ChildSaId),
     RemoveInbound(ChildSaId),
     RemoveOutbound(ChildSaId),
 }
@@ -139,6 +140,7 @@ impl Endpoint {
         match self.effects.remove(&id) {
             Some(EffectOwner::InstallInbound(child)) => self.inbound_installed(child, &outcome),
             Some(EffectOwner::InstallOutbound(child)) => self.outbound_installed(child, &outcome),
+            Some(EffectOwner::Encapsulate(child)) => self.ports_set(child, &outcome),
             // A half that cannot be removed is as gone as we can make it; its hard limit ends it.
             Some(EffectOwner::RemoveInbound(child)) => self.half_removed(child, false),
             Some(EffectOwner::RemoveOutbound(child)) => self.half_removed(child, true),

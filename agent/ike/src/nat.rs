@@ -34,23 +34,63 @@ pub(crate) fn notifies(
     ]
 }
 
-/// Whether a NAT lies between the ends, judged by a message of the peer. A peer that sends no hashes has no NAT
-/// traversal.
+/// Where NATs lie between the ends, and whether ESP travels in UDP because of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nat {
+    /// At our end: its mapping is kept open (RFC 3948 §4).
+    pub(crate) us: bool,
+    /// At the peer's end: its address and port may change.
+    pub(crate) peer: bool,
+    /// None has to be there.
+    pub(crate) forced: bool,
+}
+
+impl Nat {
+    /// ESP travels in UDP, and IKE on port 4500.
+    pub(crate) const fn encapsulates(self) -> bool {
+        self.us || self.peer || self.forced
+    }
+
+    /// There is one.
+    pub(crate) const fn is_there(self) -> bool {
+        self.us || self.peer
+    }
+
+    /// The end behind a NAT does not follow one that is not: somebody between them could send packets on from elsewhere
+    /// (RFC 7296 §2.23).
+    pub(crate) const fn peer_may_move(self) -> bool {
+        self.encapsulates() && (self.peer || !self.us)
+    }
+
+    /// As the configuration wants it.
+    pub(crate) fn forced_by(self, encapsulation: Encapsulation) -> Self {
+        Self {
+            forced: encapsulation == Encapsulation::Always,
+            ..self
+        }
+    }
+}
+
+/// Where NATs lie, judged by a message of the peer. A peer that sends no hashes has no NAT traversal.
 pub(crate) fn detected(
     provider: &Provider,
     payloads: &Payloads,
     spi_i: IkeSpi,
     spi_r: Option<IkeSpi>,
     path: Path,
-) -> bool {
+) -> Nat {
     let of = |wanted: NotifyType| payloads.notifies().filter(move |notify| notify.kind == wanted);
-    let peer = hash(provider, spi_i, spi_r, path.remote);
-    let us = hash(provider, spi_i, spi_r, path.local);
+    let peers_hash = hash(provider, spi_i, spi_r, path.remote);
+    let our_hash = hash(provider, spi_i, spi_r, path.local);
     let mut sources = of(NotifyType::NAT_DETECTION_SOURCE_IP).peekable();
     let mut destinations = of(NotifyType::NAT_DETECTION_DESTINATION_IP).peekable();
-    let peer_behind = sources.peek().is_some() && !sources.any(|notify| notify.data == peer);
-    let we_behind = destinations.peek().is_some() && !destinations.any(|notify| notify.data == us);
-    peer_behind || we_behind
+    let peer = sources.peek().is_some() && !sources.any(|notify| notify.data == peers_hash);
+    let us = destinations.peek().is_some() && !destinations.any(|notify| notify.data == our_hash);
+    Nat {
+        us,
+        peer,
+        forced: false,
+    }
 }
 
 /// The path after the float to port 4500.

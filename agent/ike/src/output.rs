@@ -1,6 +1,7 @@
 //! What the engine asks of its driver, and what it tells it. [`crate::Endpoint`] says in which order to drain.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -24,6 +25,13 @@ pub enum Command {
         spi: EspSpi,
         /// Hard: the SA is gone.
         hard: bool,
+    },
+    /// ESP that authenticated came from elsewhere than before: a NAT has another mapping for the peer.
+    Mapping {
+        /// The inbound SPI.
+        spi: EspSpi,
+        /// Where it came from.
+        remote: SocketAddr,
     },
     /// ESP arrived through an inbound SA: a sign of life, and proof that the peer installed its outbound half.
     InboundSeen {
@@ -100,6 +108,8 @@ pub enum EffectAction {
     InstallInbound(Box<SaSpec>),
     /// Install the outbound half; from then on the kernel sends through it.
     InstallOutbound(Box<SaSpec>),
+    /// The peer's end of ESP in UDP has moved: the same SA, other ports (source, destination).
+    Encapsulate(SaName, (u16, u16)),
     /// Remove the inbound half. An SA that is not there counts as removed.
     RemoveInbound(SaName),
     /// Remove the outbound half. An SA that is not there counts as removed.
@@ -157,6 +167,8 @@ pub struct SaSpec {
     pub reqid: u32,
     /// UDP ports when ESP is carried in UDP: (source, destination).
     pub encapsulation: Option<(u16, u16)>,
+    /// A NAT lies at our end: its mapping is to be kept open while nothing is sent (RFC 3948 §4).
+    pub keepalive: bool,
     /// Selectors at the sending end, as negotiated.
     pub source_selectors: Vec<TrafficSelector>,
     /// Selectors at the receiving end, as negotiated.

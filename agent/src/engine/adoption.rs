@@ -104,6 +104,7 @@ mod tests {
                 destination: IpAddr::from([10, 0, 0, destination]),
             },
             reqid: 7,
+            encapsulation: None,
             larval: false,
             bytes: 0,
             packets: 0,

@@ -6,6 +6,7 @@
 pub(crate) mod adoption;
 pub(crate) mod command;
 pub(crate) mod event;
+pub(crate) mod keepalive;
 pub(crate) mod sas;
 pub(crate) mod start;
 pub(crate) mod task;
@@ -24,6 +25,9 @@ pub(crate) trait Sockets: Send {
 
     /// Sends one datagram; the non-ESP marker is added where the local port wants it.
     fn send(&mut self, path: &Path, datagram: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Sends one NAT-keepalive (RFC 3948 §2.3).
+    fn keepalive(&mut self, path: &Path) -> impl Future<Output = io::Result<()>> + Send;
 }
 
 #[cfg(test)]

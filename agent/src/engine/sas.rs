@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::keepalive::Keepalive;
 use ipsecmesh_ike::{ChildId, EffectAction, EspSpi, PeerId, SaName, SaProtocol};
 
 /// One half of a CHILD SA of ours in the data plane.
@@ -19,6 +20,8 @@ pub(crate) struct SaRecord {
     pub(crate) bytes: u64,
     /// Packets when last seen.
     pub(crate) packets: u64,
+    /// A NAT at our end forgets it when nothing is sent.
+    pub(crate) keepalive: Option<Keepalive>,
     /// A snapshot has shown it: from then on its absence means that it is gone.
     pub(crate) seen: bool,
 }
@@ -28,6 +31,8 @@ pub(crate) struct SaRecord {
 pub(crate) enum Change {
     /// The SA stands.
     Add(SaName, SaRecord),
+    /// The SA travels between other UDP ports (source, destination).
+    Move(SaName, (u16, u16)),
     /// The SA is gone.
     Remove(SaName),
 }
@@ -38,6 +43,7 @@ impl Change {
         let (spec, inbound) = match action {
             EffectAction::InstallInbound(spec) => (spec, true),
             EffectAction::InstallOutbound(spec) => (spec, false),
+            EffectAction::Encapsulate(name, ports) => return Self::Move(*name, *ports),
             EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => {
                 return Self::Remove(*name);
             }
@@ -49,6 +55,10 @@ impl Change {
             reqid: spec.reqid,
             bytes: 0,
             packets: 0,
+            keepalive: (spec.keepalive && !inbound)
+                .then_some(spec.encapsulation)
+                .flatten()
+                .map(Keepalive::new),
             seen: false,
         };
         Self::Add(spec.name, record)
@@ -97,6 +107,11 @@ impl Sas {
             Change::Add(name, record) => {
                 self.0.insert(name.into(), record);
             }
+            Change::Move(name, ports) => {
+                if let Some(keepalive) = self.find(name).and_then(|record| record.keepalive.as_mut()) {
+                    keepalive.ports = ports;
+                }
+            }
             Change::Remove(name) => {
                 self.0.remove(&name.into());
             }
@@ -111,6 +126,13 @@ impl Sas {
     /// Whether it is one of ours.
     pub(crate) fn contains(&self, name: SaName) -> bool {
         self.0.contains_key(&name.into())
+    }
+
+    /// Changes each of them.
+    pub(crate) fn each(&mut self, mut change: impl FnMut(SaName, &mut SaRecord)) {
+        for (key, record) in &mut self.0 {
+            change((*key).into(), record);
+        }
     }
 
     /// All SAs.

@@ -50,7 +50,7 @@ pub(crate) struct Parts<D, S> {
 pub(crate) struct Engine<D, S> {
     pub(super) endpoint: Endpoint,
     pub(super) plane: D,
-    sockets: S,
+    pub(super) sockets: S,
     pub(super) clock: Clock,
     pub(super) view: SharedView,
     pub(super) metrics: Metrics,
@@ -162,6 +162,10 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
                 }
             }
             DataPlaneEvent::Expire { spi, hard } => self.command(Command::Expire { spi, hard }),
+            DataPlaneEvent::Mapping { spi, remote } => {
+                tracing::debug!(%spi, %remote, "a NAT has another mapping for the peer");
+                self.command(Command::Mapping { spi, remote });
+            }
             DataPlaneEvent::Overrun => {
                 tracing::warn!("the kernel dropped events: comparing everything");
                 self.compare().await;

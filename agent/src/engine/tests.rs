@@ -60,6 +60,11 @@ impl Sockets for Wire {
         let _ = self.outgoing.send((arrives, datagram.to_vec()));
         Ok(())
     }
+
+    async fn keepalive(&mut self, _path: &Path) -> io::Result<()> {
+        // It ends at the other end's socket.
+        Ok(())
+    }
 }
 
 /// A node whose engine can be stopped and started.

@@ -357,6 +357,7 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
                 self.metrics.traffic(&tunnel, inbound, more_bytes, more_packets);
             }
         }
+        self.keep_mappings_open().await;
         self.drain().await;
     }
 

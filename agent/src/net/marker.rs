@@ -6,6 +6,9 @@ pub(super) const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// The port that carries both.
 pub(super) const ENCAPSULATED: u16 = 4500;
 
+/// A NAT-keepalive: one byte that no SPI and no marker begins with.
+pub(super) const KEEPALIVE: [u8; 1] = [0xff];
+
 /// Removes the marker from what came to port 4500; `false` for what is no IKE message: a keepalive, or ESP that the
 /// kernel did not take because it has no SA for it.
 pub(super) fn strip(port: u16, datagram: &mut Vec<u8>) -> bool {

@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::engine::Sockets;
-use crate::net::marker::{ENCAPSULATED, dress, strip};
+use crate::net::marker::{ENCAPSULATED, KEEPALIVE, dress, strip};
 use crate::net::owner;
 
 /// The ports of IKE (RFC 7296 §2).
@@ -99,6 +99,26 @@ impl UdpSockets {
         })
     }
 
+    /// Sends bytes as they are.
+    async fn transmit(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let port = path.local.port();
+        let ipv4 = path.remote.is_ipv4();
+        let bound = self
+            .bound
+            .iter()
+            .find(|bound| bound.port == port && bound.ipv4 == ipv4)
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::AddrNotAvailable,
+                    format!("no socket for {}", path.local),
+                )
+            })?;
+        bound
+            .socket
+            .async_io(Interest::WRITABLE, || send(bound.socket.as_raw_fd(), path, bytes))
+            .await
+    }
+
     /// One datagram that has come already.
     fn try_receive(&mut self, buffer: &mut Vec<u8>) -> Option<io::Result<Path>> {
         for step in 0..self.bound.len() {
@@ -144,25 +164,11 @@ impl Sockets for UdpSockets {
     }
 
     async fn send(&mut self, path: &Path, datagram: &[u8]) -> io::Result<()> {
-        let port = path.local.port();
-        let ipv4 = path.remote.is_ipv4();
-        let bound = self
-            .bound
-            .iter()
-            .find(|bound| bound.port == port && bound.ipv4 == ipv4)
-            .ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::AddrNotAvailable,
-                    format!("no socket for {}", path.local),
-                )
-            })?;
-        let dressed = dress(port, datagram);
-        bound
-            .socket
-            .async_io(Interest::WRITABLE, || {
-                send(bound.socket.as_raw_fd(), path, &dressed)
-            })
-            .await
+        self.transmit(path, &dress(path.local.port(), datagram)).await
+    }
+
+    async fn keepalive(&mut self, path: &Path) -> io::Result<()> {
+        self.transmit(path, &KEEPALIVE).await
     }
 }
 

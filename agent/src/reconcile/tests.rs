@@ -172,6 +172,7 @@ fn orphans_go_outbound_first_and_wanted_sas_stay() {
             destination: address(destination),
         },
         reqid,
+        encapsulation: None,
         larval: false,
         bytes: 0,
         packets: 0,

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use zeroize::Zeroizing;
+
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 use netlink_packet_xfrm::{
     EncapTmpl, ReplayEsn, UserPolicyInfo, UserSaInfo, UserTemplate, XFRM_MSG_NEWPOLICY, XFRM_MSG_NEWSA,
@@ -13,9 +15,10 @@ use netlink_packet_xfrm::{
 };
 
 use crate::address::{Selector, ip};
+use crate::algorithm::{Aead, Algorithm};
 use crate::ownership::{self, PolicyIndex, Reqid};
 use crate::policy::{Action, Direction, Policy, Template};
-use crate::sa::{Mode, Protocol, SA_DIR_IN, SA_DIR_OUT, SaDirection, SaId, XFRMA_SA_DIR};
+use crate::sa::{Key, Limits, Mode, Protocol, SA_DIR_IN, SA_DIR_OUT, Sa, SaDirection, SaId, XFRMA_SA_DIR};
 
 /// Directions from here on belong to a socket's own policy, not to the policy database.
 const FIRST_SOCKET_DIRECTION: u8 = 3;
@@ -70,6 +73,8 @@ pub struct SaState {
     pub replay_window: u32,
     /// UDP ports (source, destination).
     pub encapsulation: Option<(u16, u16)>,
+    /// When the kernel reports it, and when it stops using it.
+    pub limits: Limits,
     /// Bytes so far.
     pub bytes: u64,
     /// Packets so far.
@@ -139,6 +144,7 @@ fn sa(payload: &[u8]) -> Option<SaState> {
         esn: info.flags & XFRM_STATE_ESN != 0,
         replay_window: info.replay_window.into(),
         encapsulation: None,
+        limits: Limits::from_wire(&info.lifetime_cfg),
         bytes: info.lifetime_cur.bytes,
         packets: info.lifetime_cur.packets,
         added_at: info.lifetime_cur.add_time,
@@ -151,6 +157,27 @@ fn sa(payload: &[u8]) -> Option<SaState> {
 }
 
 impl SaState {
+    /// The same SA with other ports, as the kernel wants to be told: complete, but with a key that it does not look at.
+    /// `None` for an SA that is not ours, has no keys or does not travel in UDP.
+    pub(crate) fn with_ports(&self, ports: (u16, u16)) -> Option<Sa> {
+        const UNUSED: Algorithm = Algorithm::Aead(Aead::AesGcm128);
+        self.encapsulation.filter(|_| !self.larval)?;
+        Some(Sa {
+            id: self.id,
+            reqid: self.reqid?,
+            mode: self.mode?,
+            direction: self.direction.unwrap_or(SaDirection::In),
+            algorithm: UNUSED,
+            key: Key::new(Zeroizing::new(vec![0; UNUSED.key_length()])),
+            esn: self.esn,
+            replay_window: self.replay_window,
+            encapsulation: Some(ports),
+            keepalive: None,
+            selector: None,
+            limits: self.limits,
+        })
+    }
+
     fn take(&mut self, kind: u16, value: &[u8]) {
         match kind {
             XFRMA_ALG_AEAD | XFRMA_ALG_CRYPT | XFRMA_ALG_AUTH | XFRMA_ALG_AUTH_TRUNC => self.larval = false,

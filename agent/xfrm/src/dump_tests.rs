@@ -25,7 +25,13 @@ fn dumped_policy(bytes: &[u8]) -> PolicyState {
 fn an_sa_comes_back_as_it_was_written() {
     for sa in sas() {
         for direction in [false, true] {
-            let state = dumped_sa(Request::add_sa(&sa, SaFeatures { direction }));
+            let state = dumped_sa(Request::add_sa(
+                &sa,
+                SaFeatures {
+                    direction,
+                    keepalive: direction,
+                },
+            ));
             assert_eq!(state.id, sa.id);
             assert_eq!(state.reqid, Some(sa.reqid));
             assert_eq!(state.mode, Some(sa.mode));
@@ -47,6 +53,7 @@ fn the_replay_window_fits_direction_and_kernel() {
                 &sa,
                 SaFeatures {
                     direction: knows_direction,
+                    keepalive: knows_direction,
                 },
             ));
             let expected = match (sa.direction, sa.esn, knows_direction) {
@@ -138,7 +145,15 @@ fn a_message_that_is_too_short_is_refused() {
 fn no_truncation_and_no_flipped_bit_panics() {
     let requests = sas()
         .iter()
-        .map(|sa| Request::add_sa(sa, SaFeatures { direction: true }))
+        .map(|sa| {
+            Request::add_sa(
+                sa,
+                SaFeatures {
+                    direction: true,
+                    keepalive: true,
+                },
+            )
+        })
         .chain(policies().into_iter().map(Request::add_policy))
         .chain([Request::set_hash_thresholds(HashThresholds::HOSTS)])
         .collect::<Vec<_>>();

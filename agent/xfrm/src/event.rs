@@ -1,9 +1,10 @@
 //! What the kernel reports by itself: traffic that waits for an SA, SAs at their limits.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_xfrm::{
-    UserAcquire, UserExpire, XFRM_MSG_ACQUIRE, XFRM_MSG_EXPIRE, XFRM_USER_ACQUIRE_LEN,
+    UserAcquire, UserExpire, UserMapping, XFRM_MSG_ACQUIRE, XFRM_MSG_EXPIRE, XFRM_MSG_MAPPING,
+    XFRM_USER_ACQUIRE_LEN,
 };
 
 use crate::address::{family, ip};
@@ -31,6 +32,15 @@ pub enum Event {
         /// Hard: it is gone.
         hard: bool,
     },
+    /// ESP in UDP authenticated, and came from elsewhere than before.
+    Mapping {
+        /// The inbound SA's SPI.
+        spi: u32,
+        /// Its reqid.
+        reqid: Reqid,
+        /// Where it came from.
+        remote: SocketAddr,
+    },
     /// Reports were lost, because they came faster than they were read.
     Overrun,
 }
@@ -40,6 +50,7 @@ pub(crate) fn parse(message_type: u16, payload: &[u8]) -> Option<Event> {
     match message_type {
         XFRM_MSG_ACQUIRE => acquire(payload),
         XFRM_MSG_EXPIRE => expire(payload),
+        XFRM_MSG_MAPPING => mapping(payload),
         _ => None,
     }
 }
@@ -67,6 +78,16 @@ fn expire(payload: &[u8]) -> Option<Event> {
         spi: expire.state.id.spi,
         reqid: Reqid::new(expire.state.reqid)?,
         hard: expire.hard != 0,
+    })
+}
+
+fn mapping(payload: &[u8]) -> Option<Event> {
+    let mapping = UserMapping::parse(payload).ok()?;
+    let address = ip(&mapping.new_saddr, mapping.id.family)?;
+    Some(Event::Mapping {
+        spi: mapping.id.spi,
+        reqid: Reqid::new(mapping.reqid)?,
+        remote: SocketAddr::new(address, mapping.new_sport),
     })
 }
 

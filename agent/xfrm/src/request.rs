@@ -9,7 +9,7 @@ use netlink_packet_xfrm::{XFRM_MSG_GETPOLICY, XfrmAttrs, XfrmMessage};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::address::Selector;
-use crate::dump::HashThresholds;
+use crate::dump::{HashThresholds, SaState};
 use crate::ownership::PolicyIndex;
 use crate::policy::{self, Direction, Policy};
 use crate::sa::{self, Sa, SaFeatures, SaId};
@@ -37,13 +37,19 @@ impl Request {
         Self::new("add SA", XfrmMessage::AddSa(sa.to_wire(features)), flags)
     }
 
-    /// Replaces an SA that is there: keys, limits, encapsulation.
-    pub fn update_sa(sa: &Sa, features: SaFeatures) -> Self {
-        Self::new(
-            "update SA",
+    /// Gives an SA that travels in UDP other ports (source, destination); `None` for one that does not. The kernel copies
+    /// ports and limits out of this message and nothing else: it keeps its keys, numbers and counters.
+    pub fn set_encapsulation(state: &SaState, ports: (u16, u16)) -> Option<Self> {
+        let sa = state.with_ports(ports)?;
+        let features = SaFeatures {
+            direction: state.direction.is_some(),
+            ..SaFeatures::default()
+        };
+        Some(Self::new(
+            "set the UDP ports of an SA",
             XfrmMessage::UpdateSa(sa.to_wire(features)),
             NLM_F_ACK,
-        )
+        ))
     }
 
     /// Removes an SA. Whoever asks has made sure that it is ours: the kernel's name for it does not say.

@@ -23,6 +23,8 @@ use crate::ownership::Reqid;
 
 /// `XFRMA_SA_DIR` of Linux 6.10 and later: the SA says which way it goes.
 pub(crate) const XFRMA_SA_DIR: u16 = 33;
+/// `XFRMA_NAT_KEEPALIVE_INTERVAL` of Linux 6.11 and later: the kernel keeps the mapping of a NAT open.
+pub(crate) const XFRMA_NAT_KEEPALIVE_INTERVAL: u16 = 34;
 pub(crate) const SA_DIR_IN: u8 = 1;
 pub(crate) const SA_DIR_OUT: u8 = 2;
 
@@ -65,6 +67,9 @@ pub struct Sa {
     pub replay_window: u32,
     /// UDP ports (source, destination) where ESP travels in UDP.
     pub encapsulation: Option<(u16, u16)>,
+    /// Seconds without traffic after which the kernel sends a keepalive (RFC 3948 §4), where it knows how to; outbound
+    /// SAs in UDP only.
+    pub keepalive: Option<u32>,
     /// What may travel through it, in tunnel mode of either family; `None` is everything between its addresses, and in
     /// tunnel mode everything.
     pub selector: Option<Selector>,
@@ -168,6 +173,16 @@ pub struct Limits {
 }
 
 impl Limits {
+    pub(crate) fn from_wire(wire: &LifetimeConfig) -> Self {
+        let limit = |value| (value != XFRM_INF).then_some(value);
+        Self {
+            soft_bytes: limit(wire.soft_byte_limit),
+            hard_bytes: limit(wire.hard_byte_limit),
+            soft_packets: limit(wire.soft_packet_limit),
+            hard_packets: limit(wire.hard_packet_limit),
+        }
+    }
+
     fn to_wire(self) -> LifetimeConfig {
         LifetimeConfig {
             soft_byte_limit: self.soft_bytes.unwrap_or(XFRM_INF),
@@ -184,6 +199,8 @@ impl Limits {
 pub struct SaFeatures {
     /// `XFRMA_SA_DIR` (Linux 6.10).
     pub direction: bool,
+    /// `XFRMA_NAT_KEEPALIVE_INTERVAL` (Linux 6.11).
+    pub keepalive: bool,
 }
 
 impl Sa {
@@ -215,6 +232,14 @@ impl Sa {
                 vec![self.direction_code()],
             )));
         }
+        let keepalive = self.keepalive.filter(|_| {
+            // The kernel refuses it elsewhere.
+            features.keepalive && self.direction == SaDirection::Out && self.encapsulation.is_some()
+        });
+        nlas.extend(keepalive.map(|seconds| {
+            let seconds = seconds.to_ne_bytes().to_vec();
+            XfrmAttrs::Other(DefaultNla::new(XFRMA_NAT_KEEPALIVE_INTERVAL, seconds))
+        }));
         ModifyMessage {
             user_sa_info: info,
             nlas,

@@ -85,6 +85,7 @@ fn sa(source: IpAddr, destination: IpAddr, direction: SaDirection, mode: Mode) -
         esn: !tunnel,
         replay_window: 4096,
         encapsulation: tunnel.then_some((4500, 4501)),
+        keepalive: Some(20),
         selector: None,
         limits: Limits {
             soft_bytes: Some(1 << 40),

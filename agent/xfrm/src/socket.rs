@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{NlaBuffer, NlasIterator};
-use netlink_packet_xfrm::{XFRMNLGRP_ACQUIRE, XFRMNLGRP_EXPIRE};
+use netlink_packet_xfrm::{XFRMNLGRP_ACQUIRE, XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING};
 use netlink_sys::protocols::NETLINK_XFRM;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -158,7 +158,7 @@ pub struct Events {
 impl Events {
     /// Opens it in the calling thread's network namespace. Must be called within a tokio runtime.
     pub fn open() -> Result<Self, XfrmError> {
-        let socket = open(&[XFRMNLGRP_ACQUIRE, XFRMNLGRP_EXPIRE])
+        let socket = open(&[XFRMNLGRP_ACQUIRE, XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING])
             .map_err(|error| XfrmError::from_io("open netlink socket for XFRM events", &error))?;
         Ok(Self {
             socket,

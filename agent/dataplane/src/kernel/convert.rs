@@ -10,6 +10,8 @@ use crate::SaStatus;
 use crate::check;
 use crate::spec::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 
+/// Default interval of RFC 3948 §4.
+const KEEPALIVE_SECONDS: u32 = 20;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
@@ -149,6 +151,7 @@ pub(super) fn sa(spec: &SaSpec, direction: xfrm::SaDirection) -> Result<xfrm::Sa
         esn: spec.esn,
         replay_window: spec.replay_window,
         encapsulation: spec.encapsulation,
+        keepalive: spec.keepalive.then_some(KEEPALIVE_SECONDS),
         selector: sa_selector(spec),
         limits: xfrm::Limits {
             soft_bytes: spec.soft_lifetime.bytes,
@@ -242,6 +245,7 @@ pub(super) fn sa_status(state: &xfrm::SaState) -> Option<SaStatus> {
             destination: state.id.destination,
         },
         reqid: state.reqid?.value(),
+        encapsulation: state.encapsulation,
         larval: state.larval,
         bytes: state.bytes,
         packets: state.packets,

@@ -4,19 +4,45 @@ use ipsecmesh_ike::{EffectAction, EffectOutcome, SaName, SaSpec};
 use ipsecmesh_xfrm::{Reply, Request, Sa, SaDirection, SaState, XfrmError};
 
 use super::{KernelDataPlane, carry_out, convert, refused};
+use crate::check::{NOT_IN_UDP, NOT_THERE};
 use crate::{DataPlaneError, SaStatus, Waiting};
 
 type Outcome = Result<(), DataPlaneError>;
 
-/// Removals must read before they write, installations need not: a batch holds one or the other.
-pub(super) fn is_removal(effect: &EffectAction) -> bool {
-    removed(effect).is_some()
+/// Removals and moves must read before they write, installations need not: a batch holds one kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Installation,
+    Move,
+    Removal,
+}
+
+impl Kind {
+    pub(super) fn of(effect: &EffectAction) -> Self {
+        match effect {
+            EffectAction::InstallInbound(_) | EffectAction::InstallOutbound(_) => Self::Installation,
+            EffectAction::Encapsulate(..) => Self::Move,
+            EffectAction::RemoveInbound(_) | EffectAction::RemoveOutbound(_) => Self::Removal,
+        }
+    }
+}
+
+fn moved(effect: &EffectAction) -> Option<(SaName, (u16, u16))> {
+    match effect {
+        EffectAction::Encapsulate(name, ports) => Some((*name, *ports)),
+        EffectAction::InstallInbound(_)
+        | EffectAction::InstallOutbound(_)
+        | EffectAction::RemoveInbound(_)
+        | EffectAction::RemoveOutbound(_) => None,
+    }
 }
 
 fn removed(effect: &EffectAction) -> Option<SaName> {
     match effect {
         EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => Some(*name),
-        EffectAction::InstallInbound(_) | EffectAction::InstallOutbound(_) => None,
+        EffectAction::InstallInbound(_)
+        | EffectAction::InstallOutbound(_)
+        | EffectAction::Encapsulate(..) => None,
     }
 }
 
@@ -24,7 +50,9 @@ fn installed(effect: &EffectAction) -> Option<(&SaSpec, SaDirection)> {
     match effect {
         EffectAction::InstallInbound(spec) => Some((spec, SaDirection::In)),
         EffectAction::InstallOutbound(spec) => Some((spec, SaDirection::Out)),
-        EffectAction::RemoveInbound(_) | EffectAction::RemoveOutbound(_) => None,
+        EffectAction::RemoveInbound(_) | EffectAction::RemoveOutbound(_) | EffectAction::Encapsulate(..) => {
+            None
+        }
     }
 }
 
@@ -41,6 +69,26 @@ impl KernelDataPlane {
         carry_out(&mut self.connection, plan, |_, outcome| match outcome {
             Ok(()) => EffectOutcome::Done,
             Err(error) if error.exists() => EffectOutcome::SpiInUse,
+            Err(error) => EffectOutcome::Failed(error.to_string()),
+        })
+        .await
+    }
+
+    /// Gives SAs of ours other UDP ports; the kernel keeps their keys and counters.
+    pub(super) async fn move_effects(&mut self, effects: &[EffectAction]) -> Vec<EffectOutcome> {
+        let (names, ports): (Vec<SaName>, Vec<(u16, u16)>) = effects.iter().filter_map(moved).unzip();
+        let states = self.read_sas(&names).await;
+        let failed = |reason: String| EffectOutcome::Failed(format!("encapsulate SA: {reason}"));
+        let plan = states.into_iter().zip(ports).map(|(state, ports)| match state {
+            Ok(Some(state)) => {
+                Request::set_encapsulation(&state, ports).ok_or_else(|| failed(NOT_IN_UDP.into()))
+            }
+            Ok(None) => Err(failed(NOT_THERE.into())),
+            Err(error) => Err(failed(error.to_string())),
+        });
+        let plan = plan.collect();
+        carry_out(&mut self.connection, plan, |_, outcome| match outcome {
+            Ok(()) => EffectOutcome::Done,
             Err(error) => EffectOutcome::Failed(error.to_string()),
         })
         .await

@@ -116,6 +116,7 @@ pub(crate) fn half(name: SaName) -> SaSpec {
         replay_window: 4096,
         reqid: REQID,
         encapsulation: None,
+        keepalive: false,
         source_selectors: vec![selector(name.source)],
         destination_selectors: vec![selector(name.destination)],
         lifetime,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::process::Command;
 use std::time::Duration;
 
 use ipsecmesh_dataplane::{KernelDataPlane, SaFeatures};
@@ -17,7 +18,7 @@ use super::suite::{here, here6, there, there6};
 /// Port of ESP in UDP.
 const ENCAPSULATED: u16 = 4500;
 const OUTGOING: u8 = 4;
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The three hosts.
 pub(crate) struct Net {
@@ -168,12 +169,27 @@ impl Host {
         Ok(socket)
     }
 
-    fn encapsulated(&self, address: IpAddr) -> Result<UdpSocket, String> {
+    /// A socket that takes ESP out of UDP.
+    pub(crate) fn encapsulated(&self, address: IpAddr) -> Result<UdpSocket, String> {
         let socket = self.socket(address, ENCAPSULATED)?;
         // As the agent's sockets: a policy for all UDP between the two would drop ESP in UDP before it is taken out.
         udp::allow(socket.as_fd(), address.is_ipv4()).map_err(|error| format!("pass policies: {error}"))?;
         udp::take_esp(socket.as_fd()).map_err(|error| format!("take ESP out of UDP: {error}"))?;
         Ok(socket)
+    }
+
+    /// Runs `iptables` here.
+    pub(crate) fn iptables(&self, arguments: &str) -> Result<(), String> {
+        self.enter()?;
+        let output = Command::new("iptables-legacy")
+            .args(arguments.split(' '))
+            .output()
+            .map_err(|error| format!("run iptables-legacy (Debian package iptables): {error}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        Err(format!("iptables-legacy {arguments}: {}", text.trim()))
     }
 
     /// Sees from now on what leaves through a device of this host.

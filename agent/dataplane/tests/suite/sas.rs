@@ -25,6 +25,10 @@ pub(super) async fn run<P: DataPlane>(plane: &mut P, world: &impl World) -> Vec<
             taken(plane).await,
         ),
         ("effects happen in their order", order(plane).await),
+        (
+            "an SA in UDP takes other ports and stays what it was",
+            encapsulate(plane).await,
+        ),
         ("removing an SA is idempotent", removal(plane).await),
         (
             "a foreign SA is neither replaced nor removed",
@@ -236,6 +240,38 @@ async fn order<P: DataPlane>(plane: &mut P) -> Result<(), String> {
     ];
     done(plane, effects).await?;
     same("names", &standing_names(plane).await?, &vec![names[0], names[2]])?;
+    clear(plane, &names).await
+}
+
+async fn encapsulate<P: DataPlane>(plane: &mut P) -> Result<(), String> {
+    let names = names(3);
+    let specs = names
+        .iter()
+        .zip([Some((40_000, 4500)), Some((40_001, 4500)), None]);
+    let specs = specs.map(|(name, ports)| {
+        let mut spec = half(*name);
+        spec.encapsulation = ports;
+        spec.lifetime.packets = Some(1000);
+        spec
+    });
+    done(plane, specs.map(inbound).collect()).await?;
+    let before = standing(plane).await?;
+    let moves = |name| EffectAction::Encapsulate(name, (50_000, 4500));
+    let outcomes = plane
+        .apply_effects(vec![
+            moves(names[0]),
+            moves(names[2]),
+            moves(name(SPI + 9, there(), here())),
+        ])
+        .await;
+    same("the first", &outcomes[0], &EffectOutcome::Done)?;
+    for (outcome, word) in outcomes[1..].iter().zip(["does not travel in UDP", "not there"]) {
+        let says = matches!(outcome, EffectOutcome::Failed(text) if text.contains(word));
+        same(&format!("{word} is said"), &says, &true)?;
+    }
+    let mut expected = before;
+    expected[0].encapsulation = Some((50_000, 4500));
+    same("SAs", &standing(plane).await?, &expected)?;
     clear(plane, &names).await
 }
 

@@ -374,6 +374,7 @@ impl SaSpec {
             replay_window: self.replay_window,
             reqid: self.reqid,
             encapsulation: self.encapsulation,
+            keepalive: self.keepalive,
             source_selectors: self.source_selectors.clone(),
             destination_selectors: self.destination_selectors.clone(),
             lifetime: self.lifetime,

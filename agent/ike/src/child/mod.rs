@@ -1,6 +1,7 @@
 //! A pair of CHILD SAs: its two halves in the data plane, and the stages of its life.
 
 mod halves;
+mod mapping;
 mod retire;
 pub(crate) mod selectors;
 
@@ -97,7 +98,7 @@ impl Endpoint {
     /// any more.
     pub(crate) fn create_child(&mut self, agreed: Agreement<'_>) -> Option<ChildSaId> {
         let sa = self.sas.get(&agreed.ike)?;
-        let (peer_id, path, encapsulated) = (sa.peer, sa.path, sa.encapsulated);
+        let (peer_id, path, nat) = (sa.peer, sa.path, sa.nat);
         let config = self.peers.get(&peer_id)?.child(agreed.child)?.clone();
         let id = ChildSaId(self.next_id());
         let (local, remote) = (path.local.ip(), path.remote.ip());
@@ -128,7 +129,8 @@ impl Endpoint {
                     esn: agreed.suite.esn,
                     replay_window: config.replay_window,
                     reqid: config.reqid,
-                    encapsulation: encapsulated.then_some(ports),
+                    encapsulation: nat.encapsulates().then_some(ports),
+                    keepalive: nat.us,
                     source_selectors: source.to_vec(),
                     destination_selectors: destination.to_vec(),
                     lifetime: config.lifetime,

@@ -206,7 +206,7 @@ impl Endpoint {
             nonce_r,
             keys,
             path,
-            encapsulated,
+            nat,
             ..
         } = candidate;
         let sa = self.establish(NewSa {
@@ -216,7 +216,7 @@ impl Endpoint {
             spi_i: attempt.spi,
             spi_r,
             path,
-            encapsulated,
+            nat,
             d: keys.d,
             sealer: keys.sealer,
             opener: keys.opener,

@@ -176,7 +176,7 @@ impl Endpoint {
             nonce_i,
             nonce_r,
             keys,
-            encapsulated,
+            nat,
             ..
         } = half_open;
         let sa = self.establish(NewSa {
@@ -186,7 +186,7 @@ impl Endpoint {
             spi_i,
             spi_r,
             path,
-            encapsulated,
+            nat,
             d: keys.d,
             sealer: keys.sealer,
             opener: keys.opener,

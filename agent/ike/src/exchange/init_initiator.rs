@@ -231,12 +231,12 @@ impl Endpoint {
         }
         let encapsulation = peer.config.encapsulation;
         let detected = nat::detected(self.provider, payloads, attempt.spi, Some(spi_r), path);
-        if detected && encapsulation == Encapsulation::Never {
+        if detected.is_there() && encapsulation == Encapsulation::Never {
             let detail = "a NAT lies between the hosts and encapsulation is `Never`".to_owned();
             self.refused(id, Failure::Protocol, detail);
             return None;
         }
-        let encapsulated = detected || encapsulation == Encapsulation::Always;
+        let nat = detected.forced_by(encapsulation);
         let offer = offer.request.clone();
         if suite.additional.is_some() {
             payloads.notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)?;
@@ -246,12 +246,12 @@ impl Endpoint {
             nonce_r,
             keys,
             response: datagram.to_vec(),
-            path: if encapsulated {
+            path: if nat.encapsulates() {
                 nat::float(attempt.path)
             } else {
                 attempt.path
             },
-            encapsulated,
+            nat,
             request: Vec::new(),
             offer,
             suite,

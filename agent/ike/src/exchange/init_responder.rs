@@ -191,7 +191,7 @@ impl Endpoint {
         }
         let (auth, encapsulation) = (peer.config.auth.clone(), peer.config.encapsulation);
         let detected = nat::detected(self.provider, payloads, header.initiator_spi, None, path);
-        if detected && encapsulation == Encapsulation::Never {
+        if detected.is_there() && encapsulation == Encapsulation::Never {
             let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
             return self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen);
         }
@@ -254,7 +254,7 @@ impl Endpoint {
             nonce_i: nonce_i.clone(),
             nonce_r,
             keys,
-            encapsulated: detected || encapsulation == Encapsulation::Always,
+            nat: detected.forced_by(encapsulation),
             suite,
             passed: None,
             outcome: HalfOpenOutcome::Waiting,

@@ -159,10 +159,8 @@ impl Endpoint {
         let now = self.now.mono;
         if let Some(sa) = self.sas.get_mut(&id) {
             sa.last_seen = now;
-            if sa.encapsulated {
-                sa.path = path;
-            }
         }
+        self.follow(id, path);
     }
 
     fn receive_request(&mut self, id: IkeSaId, kind: ExchangeType, number: u32, payloads: &Payloads) {

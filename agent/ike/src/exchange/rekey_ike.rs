@@ -346,7 +346,7 @@ impl Endpoint {
             spi_i,
             spi_r,
             path: sa.path,
-            encapsulated: sa.encapsulated,
+            nat: sa.nat,
             d: keys.d,
             sealer: keys.sealer,
             opener: keys.opener,

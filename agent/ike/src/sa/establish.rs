@@ -6,6 +6,7 @@ use super::{IkeSa, Origin, SpiOwner, Standing};
 use crate::config::Identity;
 use crate::crypto::{Opener, Sealer, SkD};
 use crate::endpoint::Endpoint;
+use crate::nat::Nat;
 use crate::output::Event;
 use crate::timer::Timer;
 use crate::types::{BootId, IkeSaId, IkeSpi, Path, PeerId};
@@ -22,7 +23,7 @@ pub(crate) struct NewSa<'a> {
     pub(crate) spi_i: IkeSpi,
     pub(crate) spi_r: IkeSpi,
     pub(crate) path: Path,
-    pub(crate) encapsulated: bool,
+    pub(crate) nat: Nat,
     pub(crate) d: SkD,
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,
@@ -53,7 +54,7 @@ impl Endpoint {
             spi_i: new.spi_i,
             spi_r: new.spi_r,
             path: new.path,
-            encapsulated: new.encapsulated,
+            nat: new.nat,
             d: new.d,
             sealer: new.sealer,
             opener: new.opener,

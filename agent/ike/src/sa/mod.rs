@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::config::Identity;
 use crate::crypto::{ActiveKeyExchange, Decapsulator, IkeKeys, IkeSuite, Intermediate, Opener, Sealer, SkD};
 use crate::exchange::{Held, InFlight, Task};
+use crate::nat::Nat;
 use crate::output::{CloseReason, Failure};
 use crate::time::Instant;
 use crate::types::{BootId, ChildId, ChildSaId, EspSpi, IkeSaId, IkeSpi, Path, PeerId};
@@ -66,7 +67,7 @@ pub(crate) struct Candidate {
     /// The datagram: what the peer's AUTH covers.
     pub(crate) response: Vec<u8>,
     pub(crate) path: Path,
-    pub(crate) encapsulated: bool,
+    pub(crate) nat: Nat,
     /// Our sealed request under way, or its fragments.
     pub(crate) request: Vec<Vec<u8>>,
     /// Our IKE_SA_INIT request that it answers: what our AUTH covers.
@@ -104,7 +105,7 @@ pub(crate) struct HalfOpen {
     pub(crate) nonce_i: Nonce,
     pub(crate) nonce_r: Nonce,
     pub(crate) keys: IkeKeys,
-    pub(crate) encapsulated: bool,
+    pub(crate) nat: Nat,
     pub(crate) suite: IkeSuite,
     /// The IKE_INTERMEDIATE exchange, once it is done.
     pub(crate) passed: Option<Passed>,
@@ -156,7 +157,7 @@ pub(crate) struct IkeSa {
     pub(crate) spi_i: IkeSpi,
     pub(crate) spi_r: IkeSpi,
     pub(crate) path: Path,
-    pub(crate) encapsulated: bool,
+    pub(crate) nat: Nat,
     pub(crate) d: SkD,
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,

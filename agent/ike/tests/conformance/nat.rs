@@ -111,6 +111,60 @@ fn a_mapping_changes_by_authenticated_messages_only() {
     assert_eq!(sut.take().0, peer.path);
 }
 
+/// Each end behind a NAT, the peer's mapped to port 40000, and one pair.
+fn mapped() -> (Sut, Peer) {
+    let mut sut = Sut::with(answering(1));
+    let mut draft = Draft::new(1);
+    draft.more = behind_a_nat();
+    let mut peer = draft.exchange(&mut sut);
+    peer.path = path_to(2, 4500, 40_000);
+    let payloads = auth_payloads(&peer);
+    peer.ask(&mut sut, ExchangeType::IKE_AUTH, &payloads);
+    peer.confirm(&mut sut);
+    assert_eq!(sut.halves(), (1, 1));
+    (sut, peer)
+}
+
+#[test]
+fn esp_follows_a_mapping_that_an_ike_message_shows() {
+    let (mut sut, mut peer) = mapped();
+    sut.log.clear();
+    peer.path = path_to(2, 4500, 60_000);
+    let request = peer.request(ExchangeType::INFORMATIONAL, &[]);
+    sut.give(peer.path, &request);
+    assert_eq!(sut.encapsulation, Some((4500, 60_000)));
+    assert_eq!(sut.log, ["Encapsulate", "Encapsulate"], "no SA is made anew");
+}
+
+#[test]
+fn ike_follows_a_mapping_that_esp_shows() {
+    let (mut sut, _) = mapped();
+    let inbound = *sut.kernel.iter().find(|(_, inbound)| **inbound).expect("one").0;
+    let remote = path_to(2, 4500, 50_000).remote;
+    sut.command(Command::Mapping {
+        spi: EspSpi::new(inbound).expect("not reserved"),
+        remote,
+    });
+    assert_eq!(sut.encapsulation, Some((4500, 50_000)));
+    sut.command(Command::RekeyIke { peer: PeerId(2) });
+    assert_eq!(sut.take().0.remote, remote);
+}
+
+#[test]
+fn the_end_behind_a_nat_does_not_follow_one_that_is_not() {
+    let mut sut = Sut::with(answering(1));
+    let mut draft = Draft::new(1);
+    draft.more = vec![hash(NotifyType::NAT_DETECTION_DESTINATION_IP, [2; 20])];
+    let mut peer = draft.exchange(&mut sut);
+    peer.path = path_to(2, 4500, 4500);
+    let payloads = auth_payloads(&peer);
+    peer.ask(&mut sut, ExchangeType::IKE_AUTH, &payloads);
+    peer.confirm(&mut sut);
+    let request = peer.request(ExchangeType::INFORMATIONAL, &[]);
+    sut.give(path_to(2, 4500, 50_000), &request);
+    assert_eq!(sut.encapsulation, Some((4500, 4500)));
+}
+
 #[test]
 fn without_a_nat_a_peer_does_not_move() {
     let (mut sut, mut peer, _) = crate::talk::peer_began();

@@ -84,7 +84,9 @@ impl End {
             match &effect.action {
                 EffectAction::InstallInbound(spec) => self.keys.push((true, spec.key.0.to_vec())),
                 EffectAction::InstallOutbound(spec) => self.keys.push((false, spec.key.0.to_vec())),
-                EffectAction::RemoveInbound(_) | EffectAction::RemoveOutbound(_) => {}
+                EffectAction::Encapsulate(..)
+                | EffectAction::RemoveInbound(_)
+                | EffectAction::RemoveOutbound(_) => {}
             }
             self.endpoint.handle_effect(effect.id, EffectOutcome::Done, now);
         }

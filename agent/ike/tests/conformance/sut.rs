@@ -178,6 +178,10 @@ impl Sut {
                     self.selectors = (spec.source_selectors.clone(), spec.destination_selectors.clone());
                     self.kernel.insert(spec.name.spi.value(), inbound);
                 }
+                EffectAction::Encapsulate(name, ports) => {
+                    assert!(self.kernel.contains_key(&name.spi.value()), "an SA that stands");
+                    self.encapsulation = Some(*ports);
+                }
                 EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => {
                     self.kernel.remove(&name.spi.value());
                 }

@@ -511,6 +511,8 @@ impl World {
                     EffectOutcome::Done
                 }
             }
+            EffectAction::Encapsulate(..) if refuse => EffectOutcome::Failed("simulated".to_owned()),
+            EffectAction::Encapsulate(..) => EffectOutcome::Done,
             EffectAction::RemoveInbound(name) | EffectAction::RemoveOutbound(name) => {
                 if self.bug != Bug::Forgets {
                     self.nodes[index].kernel.remove(&key(name));
