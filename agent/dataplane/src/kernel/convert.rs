@@ -153,13 +153,28 @@ pub(super) fn sa(spec: &SaSpec, direction: xfrm::SaDirection) -> Result<xfrm::Sa
         encapsulation: spec.encapsulation,
         keepalive: spec.keepalive.then_some(KEEPALIVE_SECONDS),
         selector: sa_selector(spec),
-        limits: xfrm::Limits {
-            soft_bytes: spec.soft_lifetime.bytes,
-            hard_bytes: spec.lifetime.bytes,
-            soft_packets: spec.soft_lifetime.packets,
-            hard_packets: spec.lifetime.packets,
-        },
+        limits: limits(spec),
     })
+}
+
+/// Volume as negotiated. Without extended sequence numbers also the end of the numbers, which never come round
+/// (RFC 4303 §3.3.3): the kernel would only stop sending, the limit brings a new SA in time.
+fn limits(spec: &SaSpec) -> xfrm::Limits {
+    const LAST_NUMBER: u64 = u32::MAX as u64;
+    const NEARLY: u64 = LAST_NUMBER / 16 * 15;
+    let within = |limit: Option<u64>, most: u64| {
+        if spec.esn {
+            limit
+        } else {
+            Some(limit.map_or(most, |limit| limit.min(most)))
+        }
+    };
+    xfrm::Limits {
+        soft_bytes: spec.soft_lifetime.bytes,
+        hard_bytes: spec.lifetime.bytes,
+        soft_packets: within(spec.soft_lifetime.packets, NEARLY),
+        hard_packets: within(spec.lifetime.packets, LAST_NUMBER),
+    }
 }
 
 /// The kernel checks decrypted packets against the SA's own selector (RFC 4301 §5.2), where one selector can say what was
@@ -292,3 +307,7 @@ pub(super) fn sa_text(name: &SaName) -> String {
         name.protocol, name.spi, name.source, name.destination
     )
 }
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -19,6 +19,9 @@ const AH: u8 = 51;
 const SERVICE: u16 = 7007;
 const SPI: u32 = 0xfeed_0000;
 
+#[path = "limits.rs"]
+mod limits;
+
 /// One way to carry traffic.
 #[derive(Clone, Copy)]
 struct Shape {
@@ -79,6 +82,7 @@ pub(crate) async fn run(features: SaFeatures) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     match open(features).await {
         Ok((net, mut ends)) => {
+            verdicts.extend(limits::run(&net, &mut ends).await);
             for shape in SHAPES {
                 let verdict = shape.carry(&net, &mut ends).await;
                 verdicts.push((shape.title, verdict));

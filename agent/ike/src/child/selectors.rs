@@ -35,6 +35,24 @@ pub(crate) fn within<'a>(
     }) && any
 }
 
+/// The peer's selectors as this end has to read them. In transport mode through a NAT each end writes addresses that the
+/// other does not see: a single one stands for the end that the packets come from or go to (RFC 7296 §2.23.1). The
+/// address is that of an authenticated peer, so that it can claim none but its own.
+pub(crate) fn seen<'a>(
+    list: impl Iterator<Item = &'a TrafficSelector>,
+    translated: Option<IpAddr>,
+) -> Vec<TrafficSelector> {
+    let seen = |selector: &TrafficSelector| match translated {
+        Some(address) if selector.first_address == selector.last_address => TrafficSelector {
+            first_address: address,
+            last_address: address,
+            ..*selector
+        },
+        Some(_) | None => *selector,
+    };
+    list.map(seen).collect()
+}
+
 /// Whether two lists say the same, in any order.
 pub(crate) fn same(a: &[TrafficSelector], b: &[TrafficSelector]) -> bool {
     within(a.iter(), b) && within(b.iter(), a)

@@ -207,12 +207,18 @@ impl Endpoint {
         ts_r: &TrafficSelectors,
         transport: bool,
     ) -> Option<Match> {
-        let peer = self.peers.get(&self.sas.get(&id)?.peer)?;
+        let sa = self.sas.get(&id)?;
+        let peer = self.peers.get(&sa.peer)?;
+        let (here, there) = sa.translated(transport);
+        let (ts_r, ts_i) = (
+            selectors::seen(ts_r.ip(), here),
+            selectors::seen(ts_i.ip(), there),
+        );
         if let Some(old) = rekeys {
             let old = self.children.get(&old)?;
             let config = peer.child(old.child)?.clone();
-            let local = selectors::narrow(&old.local_selectors, ts_r.ip());
-            let remote = selectors::narrow(&old.remote_selectors, ts_i.ip());
+            let local = selectors::narrow(&old.local_selectors, ts_r.iter());
+            let remote = selectors::narrow(&old.remote_selectors, ts_i.iter());
             let whole = selectors::same(&local, &old.local_selectors)
                 && selectors::same(&remote, &old.remote_selectors);
             return (whole && (config.mode == Mode::Transport) == transport).then_some(Match {
@@ -223,8 +229,8 @@ impl Endpoint {
         }
         let meets = |config: &&ChildConfig| (config.mode == Mode::Transport) == transport;
         let matches = peer.config.children.iter().filter(meets).filter_map(|config| {
-            let local = selectors::narrow(&config.local_selectors, ts_r.ip());
-            let remote = selectors::narrow(&config.remote_selectors, ts_i.ip());
+            let local = selectors::narrow(&config.local_selectors, ts_r.iter());
+            let remote = selectors::narrow(&config.remote_selectors, ts_i.iter());
             let exact = selectors::same(&local, &config.local_selectors)
                 && selectors::same(&remote, &config.remote_selectors);
             let meet = !local.is_empty() && !remote.is_empty();

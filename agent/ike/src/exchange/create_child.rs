@@ -341,7 +341,7 @@ impl Endpoint {
                 "the peer did not agree to the mode of the child; compare both ends' modes".to_owned();
             return Err((Failure::TrafficSelectors, detail));
         }
-        let (local, remote) = self.confirm_selectors(&config, answered.rekeys, payloads)?;
+        let (local, remote) = self.confirm_selectors(id, &config, answered.rekeys, payloads)?;
         let shared = match (suite.key_exchange, answered.key_exchange) {
             (None, _) => None,
             (Some(_), Some(started)) => {
@@ -387,6 +387,7 @@ impl Endpoint {
     /// What the peer chose lies within what was offered; a rekey changes nothing (RFC 7296 §2.9, §2.8).
     fn confirm_selectors(
         &self,
+        id: IkeSaId,
         config: &ChildConfig,
         rekeys: Option<ChildSaId>,
         payloads: &Payloads,
@@ -401,8 +402,10 @@ impl Endpoint {
             .ts_initiator()
             .zip(payloads.ts_responder())
             .ok_or_else(outside)?;
-        let local: Vec<TrafficSelector> = ts_i.ip().copied().collect();
-        let remote: Vec<TrafficSelector> = ts_r.ip().copied().collect();
+        let sa = self.sas.get(&id).ok_or_else(outside)?;
+        let (here, there) = sa.translated(config.mode == Mode::Transport);
+        let local = selectors::seen(ts_i.ip(), here);
+        let remote = selectors::seen(ts_r.ip(), there);
         let old = rekeys.and_then(|old| self.children.get(&old));
         let (offered_local, offered_remote) = match old {
             Some(old) => (&old.local_selectors, &old.remote_selectors),

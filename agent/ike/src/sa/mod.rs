@@ -8,6 +8,8 @@ mod establish;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use std::net::IpAddr;
+
 use crate::config::Identity;
 use crate::crypto::{ActiveKeyExchange, Decapsulator, IkeKeys, IkeSuite, Intermediate, Opener, Sealer, SkD};
 use crate::exchange::{Held, InFlight, Task};
@@ -214,6 +216,16 @@ pub(crate) struct Origin {
 }
 
 impl IkeSa {
+    /// The addresses of this end and of the peer, where a NAT makes selectors of transport mode say others
+    /// (RFC 7296 §2.23.1).
+    pub(crate) fn translated(&self, transport: bool) -> (Option<IpAddr>, Option<IpAddr>) {
+        let through = transport && self.nat.is_there();
+        (
+            through.then(|| self.path.local.ip()),
+            through.then(|| self.path.remote.ip()),
+        )
+    }
+
     /// Whether the peer is of our kind: it sends a confirmation when its inbound half stands.
     pub(crate) fn confirms(&self) -> bool {
         self.boot.is_some()

@@ -150,6 +150,57 @@ fn ike_follows_a_mapping_that_esp_shows() {
     assert_eq!(sut.take().0.remote, remote);
 }
 
+/// Both payloads with one address each that only the peer sees.
+fn private_addresses(payloads: &mut [Payload]) {
+    for payload in payloads {
+        let (Payload::TsInitiator(list) | Payload::TsResponder(list)) = payload else {
+            continue;
+        };
+        let private = |selector: &TrafficSelector| TrafficSelector {
+            first_address: [192, 168, 7, 7].into(),
+            last_address: [192, 168, 7, 7].into(),
+            ..*selector
+        };
+        *list = list.ip().map(private).collect();
+    }
+}
+
+#[test]
+fn in_transport_mode_a_nat_makes_selectors_mean_the_ends_as_they_are_seen() {
+    for natted in [true, false] {
+        let mut sut = Sut::with(answering(1));
+        let mut draft = Draft::new(1);
+        draft.more = if natted { behind_a_nat() } else { Vec::new() };
+        let mut peer = draft.exchange(&mut sut);
+        let port = if natted { 4500 } else { 500 };
+        peer.path = path_to(2, port, port);
+        let mut payloads = auth_payloads(&peer);
+        private_addresses(&mut payloads);
+        peer.ask(&mut sut, ExchangeType::IKE_AUTH, &payloads);
+        peer.confirm(&mut sut);
+        assert_eq!(sut.halves(), if natted { (1, 1) } else { (0, 0) });
+    }
+    // As the end that began: its own selectors come back with the other end's view of the addresses.
+    let mut sut = Sut::with(configured(1));
+    let (path, request) = sut.take();
+    let (mut peer, response) = Peer::answer_init(&request, &behind_a_nat());
+    sut.give(path, &response);
+    peer.path = path_to(2, 4500, 4500);
+    let (header, payloads) = peer.take(&mut sut);
+    let mut answer = auth_answer(&peer, &payloads);
+    private_addresses(&mut answer);
+    peer.reply(&mut sut, &header, &answer);
+    assert_eq!(sut.halves(), (1, 1));
+    let (local, remote) = (path.local.ip(), path.remote.ip());
+    let of = |list: &[TrafficSelector]| list[0].first_address;
+    let ends = (of(&sut.selectors.0), of(&sut.selectors.1));
+    assert_eq!(
+        ends,
+        (local, remote),
+        "the outbound half is about the addresses that this end sees"
+    );
+}
+
 #[test]
 fn the_end_behind_a_nat_does_not_follow_one_that_is_not() {
     let mut sut = Sut::with(answering(1));
