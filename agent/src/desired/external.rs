@@ -15,8 +15,6 @@ use crate::desired::pair::{PairPlan, demands_outbound, host, icmp_errors};
 use crate::desired::{Desired, DesiredPeer, Inputs, PeerTrust, TunnelView};
 use crate::model::{Ends, External, ExternalAuth, PacketSelector, Start};
 
-/// Neighbour solicitation and advertisement (RFC 4861): without them no packet finds the peer, protected or not.
-const NEIGHBOUR_DISCOVERY: [u16; 2] = [135, 136];
 const ICMPV6: u8 = 58;
 
 /// A tunnel to an external peer whose address is known.
@@ -234,28 +232,10 @@ impl Far<'_> {
 
     /// What stays in clear: it is asked before everything else of this tunnel.
     fn bypasses(&self) -> Vec<Policy> {
-        let neighbours = NEIGHBOUR_DISCOVERY.iter().flat_map(|kind| {
-            // For ICMP the kernel takes the type as the source port.
-            [Direction::Inbound, Direction::Outbound].map(|direction| {
-                let key = self.key(direction, &PacketSelector::default());
-                PolicyKey {
-                    selector: Selector {
-                        source_port: Some(*kind),
-                        protocol: ICMPV6,
-                        ..key.selector
-                    },
-                    ..key
-                }
-            })
-        });
-        let neighbours = neighbours.filter(|_| self.ends.local.is_ipv6());
-        let explicit = self
-            .external
+        self.external
             .bypass
             .iter()
-            .flat_map(|selector| self.sides(selector));
-        neighbours
-            .chain(explicit)
+            .flat_map(|selector| self.sides(selector))
             .map(|key| Policy {
                 key,
                 action: PolicyAction::Bypass,

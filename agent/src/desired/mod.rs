@@ -2,6 +2,7 @@
 
 mod external;
 pub(crate) mod naming;
+mod neighbours;
 pub(crate) mod pair;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,6 +173,10 @@ pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
         }
     }
     state.add_external(&views, &reqids, inputs);
+    let bypasses = neighbours::bypasses(state.policies.values());
+    state
+        .policies
+        .extend(bypasses.into_iter().map(|policy| (policy.key, policy)));
     state
 }
 

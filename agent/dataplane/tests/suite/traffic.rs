@@ -19,6 +19,8 @@ const AH: u8 = 51;
 const SERVICE: u16 = 7007;
 const SPI: u32 = 0xfeed_0000;
 
+#[path = "headers.rs"]
+mod headers;
 #[path = "limits.rs"]
 mod limits;
 
@@ -82,6 +84,7 @@ pub(crate) async fn run(features: SaFeatures) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     match open(features).await {
         Ok((net, mut ends)) => {
+            verdicts.extend(headers::run(&net, &mut ends).await);
             verdicts.extend(limits::run(&net, &mut ends).await);
             for shape in SHAPES {
                 let verdict = shape.carry(&net, &mut ends).await;

@@ -258,7 +258,7 @@ fn neighbours_are_found_in_clear_and_exceptions_are_made() {
         .values()
         .filter(|policy| policy.action == PolicyAction::Bypass)
         .collect();
-    assert_eq!(bypassed.len(), 6, "{bypassed:?}");
+    assert_eq!(bypassed.len(), 2 + 8, "{bypassed:?}");
     let protected = desired
         .policies
         .values()
