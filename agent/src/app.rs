@@ -27,7 +27,7 @@ use crate::overlay::{self, DetectedOverlay};
 use crate::persist::{LastState, Latch, Store, private_folder};
 use crate::probe::ProbeReport;
 use crate::readiness::Readiness;
-use crate::server::{self, Shared};
+use crate::server::{self, Order, Shared};
 use crate::source::resolve::{self, Addresses};
 use crate::source::{Snapshot, convert};
 use crate::status::compose::StatusInputs;
@@ -96,6 +96,7 @@ struct App {
     boot: String,
     departed_grace: Duration,
     state: State,
+    orders: mpsc::Receiver<Order>,
     tasks: Vec<Task>,
 }
 
@@ -160,10 +161,18 @@ impl App {
         })
         .map_err(io("start the engine's thread"))?;
         let readiness = Readiness::starting();
-        let mut tasks = serve(&args, &view, &commands, &readiness, &metrics).await?;
+        let (status, inputs) = watch::channel(None);
+        let (order, orders) = mpsc::channel(COMMANDS);
+        let shared = Shared {
+            view: view.clone(),
+            inputs: inputs.clone(),
+            readiness: readiness.clone(),
+            commands: commands.clone(),
+            orders: order,
+        };
+        let mut tasks = serve(&args, shared, &metrics).await?;
         let (overlays, task) = overlay::follow();
         tasks.push(task);
-        let (status, inputs) = watch::channel(None);
         let origin = Origin::open(&args, &metrics, inputs).await?;
         tasks.extend(origin.tasks);
         let (addresses, asked) = watch::channel(Addresses::default());
@@ -187,6 +196,7 @@ impl App {
             boot,
             departed_grace: args.departed_grace.to_std(),
             state: State::default(),
+            orders,
             tasks,
         })
     }
@@ -211,6 +221,10 @@ impl App {
                 } else if changed.is_err() {
                     // The probe is over for good: the engine runs, and reports no more.
                     self.report = kept(&self.report);
+                },
+                order = self.orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => return gone("the control server"),
                 },
                 _ = views.changed() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(LOOK) => self.state.planned = None,
@@ -245,11 +259,41 @@ impl App {
             overlays: self.overlays.borrow_and_update().clone(),
             authority: AUTHORITY.to_owned(),
             boot: self.boot.clone(),
+            down: self.state.down.iter().cloned().collect(),
             snapshot,
             identity,
         };
         self.status.send_replace(Some(Arc::new(inputs)));
         Ok(())
+    }
+
+    /// A person takes a tunnel down or up. It is not remembered: the next run follows the objects alone.
+    fn obey(&mut self, order: Order) {
+        let name = order.tunnel;
+        let snapshot = self.snapshots.borrow();
+        let answer = match snapshot.tunnels.iter().find(|tunnel| tunnel.name == name) {
+            None => Err(format!(
+                "there is no tunnel {name}; see `ipsecmesh-agent status`\n"
+            )),
+            Some(_) if !order.down => {
+                self.state.down.remove(&name);
+                Ok(format!("tunnel {name} comes up\n"))
+            }
+            Some(tunnel) => {
+                let traffic = if tunnel.block {
+                    "its traffic is blocked"
+                } else {
+                    "its traffic goes in clear (failurePolicy Allow)"
+                };
+                self.state.down.insert(name.clone());
+                Ok(format!(
+                    "tunnel {name} goes down: its SAs are deleted, and {traffic} until `ipsecmesh-agent up {name}` or the \
+                     agent's next start\n"
+                ))
+            }
+        };
+        // Nobody may wait for the answer any more.
+        let _ = order.reply.send(answer);
     }
 
     /// Asks where the external peers are.
@@ -513,13 +557,7 @@ fn provider(choice: CryptoProvider) -> Result<&'static ipsecmesh_ike::crypto::Pr
         .ok_or_else(|| AppError::Other(format!("--crypto-provider: there is no {name}")))
 }
 
-async fn serve(
-    args: &RunArgs,
-    view: &SharedView,
-    commands: &mpsc::Sender<EngineCommand>,
-    readiness: &Readiness,
-    metrics: &Metrics,
-) -> Result<Vec<Task>, AppError> {
+async fn serve(args: &RunArgs, shared: Shared, metrics: &Metrics) -> Result<Vec<Task>, AppError> {
     let local = server::listen(args.health_listen, "--health-listen")
         .await
         .map_err(AppError::Other)?;
@@ -527,12 +565,9 @@ async fn serve(
         .await
         .map_err(AppError::Other)?;
     let control = server::listen_control(&args.run_dir.join(CONTROL_SOCKET)).map_err(AppError::Other)?;
-    let shared = Shared {
-        view: view.clone(),
-        commands: commands.clone(),
-    };
+    let readiness = shared.readiness.clone();
     Ok(vec![
-        Task::spawn("health server", server::serve_health(local, readiness.clone())),
+        Task::spawn("health server", server::serve_health(local, readiness)),
         Task::spawn("control server", server::serve_control(control, shared)),
         Task::spawn("metrics server", server::serve_metrics(public, metrics.clone())),
     ])

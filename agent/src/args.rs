@@ -31,8 +31,12 @@ pub(crate) enum Command {
     Probe(LogArgs),
     /// Makes the running agent replace SAs now, without loss.
     Rekey(RekeyArgs),
-    /// Prints the SAs and peers of the running agent as JSON, without keys.
-    Status(LocalArgs),
+    /// Prints tunnels, peers and SAs of the running agent, without keys.
+    Status(StatusArgs),
+    /// Takes a tunnel of the running agent down: its SAs go, its policies stay.
+    Down(TunnelArgs),
+    /// Takes a tunnel up again.
+    Up(TunnelArgs),
 }
 
 /// Flags of `run`.
@@ -85,12 +89,46 @@ pub(crate) enum CryptoProvider {
 /// Flags of `rekey`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RekeyArgs {
-    /// Only the SAs with this node; all peers without it.
-    #[arg(long)]
-    pub(crate) peer: Option<String>,
+    /// Only the SAs of this tunnel, or with this peer: a node's name or an external peer's address; all without it.
+    #[arg(value_name = "TUNNEL|PEER")]
+    pub(crate) name: Option<String>,
     /// The IKE SAs instead of the CHILD SAs.
     #[arg(long)]
     pub(crate) ike: bool,
+    /// Where the agent listens.
+    #[command(flatten)]
+    pub(crate) local: LocalArgs,
+}
+
+/// Flags of `status`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// How the state is printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Where the agent listens.
+    #[command(flatten)]
+    pub(crate) local: LocalArgs,
+}
+
+/// How a state is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// One line per pair of SAs.
+    Table,
+    /// The table with more columns.
+    Wide,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// Flags of `down` and `up`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TunnelArgs {
+    /// Name of the IPsecTunnel.
+    pub(crate) tunnel: String,
     /// Where the agent listens.
     #[command(flatten)]
     pub(crate) local: LocalArgs,

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let log = match &command {
         Command::Run(args) => args.log,
         Command::Flush(log) | Command::Probe(log) => *log,
-        Command::Rekey(_) | Command::Status(_) => LogArgs::default(),
+        Command::Down(_) | Command::Rekey(_) | Command::Status(_) | Command::Up(_) => LogArgs::default(),
     };
     start_log(log);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -54,6 +54,8 @@ fn main() -> ExitCode {
             Command::Probe(_) => commands::probe().await,
             Command::Rekey(args) => commands::rekey(&args).await,
             Command::Status(args) => commands::status(&args).await,
+            Command::Down(args) => commands::tunnel(&args, true).await,
+            Command::Up(args) => commands::tunnel(&args, false).await,
         }
     });
     // A watch that hangs must not delay the end: the next agent waits for the sockets.

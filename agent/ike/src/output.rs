@@ -301,6 +301,8 @@ pub enum Event {
         initiator_spi: IkeSpi,
         /// SPI of the responder.
         responder_spi: IkeSpi,
+        /// What both ends agreed on.
+        suite: crate::crypto::IkeSuite,
         /// The SA that it replaces by rekey.
         replaces: Option<IkeSaId>,
     },

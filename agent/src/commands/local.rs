@@ -1,4 +1,4 @@
-//! `status` and `rekey`: questions to the agent that runs on this node.
+//! `status`, `rekey`, `down` and `up`: questions to the agent that runs on this node.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -8,40 +8,64 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::args::{CONTROL_SOCKET, LocalArgs, RekeyArgs};
+use crate::args::{CONTROL_SOCKET, Output, RekeyArgs, StatusArgs, TunnelArgs};
+use crate::clock::wall;
+use crate::commands::table::table;
 use crate::server::RekeyAnswer;
+use crate::status::local::LocalStatus;
 
 /// The agent answers at once or not at all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Prints the agent's state as JSON.
-pub(crate) async fn status(args: &LocalArgs) -> Result<(), String> {
-    let text = ask(&args.run_dir, "GET", "/state").await?;
-    let state: serde_json::Value =
+/// Prints the agent's state.
+pub(crate) async fn status(args: &StatusArgs) -> Result<(), String> {
+    let text = ask(&args.local.run_dir, "GET", "/state").await?;
+    let state: LocalStatus =
         serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
-    let pretty = serde_json::to_string_pretty(&state).map_err(|e| e.to_string())?;
-    writeln!(io::stdout(), "{pretty}").map_err(|e| e.to_string())
+    let text = match args.output {
+        Output::Table => table(&state, false, wall().as_secs()),
+        Output::Wide => table(&state, true, wall().as_secs()),
+        Output::Json => serde_json::to_string_pretty(&state).map_err(|e| e.to_string())? + "\n",
+        Output::Yaml => serde_yaml_ng::to_string(&state).map_err(|e| e.to_string())?,
+    };
+    write!(io::stdout(), "{text}").map_err(|e| e.to_string())
 }
 
 /// Makes the agent replace SAs.
 pub(crate) async fn rekey(args: &RekeyArgs) -> Result<(), String> {
-    let peer = args
-        .peer
-        .as_ref()
-        .map(|peer| format!("&peer={peer}"))
-        .unwrap_or_default();
-    let path = format!("/rekey?ike={}{peer}", args.ike);
+    let name = match &args.name {
+        Some(name) => format!("&name={}", plain(name)?),
+        None => String::new(),
+    };
+    let path = format!("/rekey?ike={}{name}", args.ike);
     let text = ask(&args.local.run_dir, "POST", &path).await?;
     let answer: RekeyAnswer =
         serde_json::from_str(&text).map_err(|e| format!("not the agent's answer: {e}"))?;
     let kind = if args.ike { "IKE" } else { "CHILD" };
     if answer.started == 0 {
-        let whom = args.peer.as_deref().unwrap_or("any node");
+        let whom = args.name.as_deref().unwrap_or("any peer");
         return Err(format!(
-            "no {kind} SA with {whom} to be replaced; see `ipsecmesh-agent status`"
+            "no {kind} SA of {whom} to be replaced; see `ipsecmesh-agent status`"
         ));
     }
     writeln!(io::stdout(), "{} {kind} SAs are being replaced", answer.started).map_err(|e| e.to_string())
+}
+
+/// Takes a tunnel down, or up again.
+pub(crate) async fn tunnel(args: &TunnelArgs, down: bool) -> Result<(), String> {
+    let path = format!("/tunnel?down={down}&name={}", plain(&args.tunnel)?);
+    let text = ask(&args.local.run_dir, "POST", &path).await?;
+    write!(io::stdout(), "{text}").map_err(|e| e.to_string())
+}
+
+/// Names of tunnels, nodes and hosts, and addresses, need no quoting in a request.
+fn plain(name: &str) -> Result<&str, String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    if name.bytes().all(good) {
+        Ok(name)
+    } else {
+        Err(format!("{name:?} is no name of a tunnel or peer"))
+    }
 }
 
 /// One request over HTTP/1.0: the server closes after the answer. A whole HTTP client would be the largest part of the

@@ -3,7 +3,8 @@
 mod flush;
 mod local;
 mod probe;
+mod table;
 
 pub(crate) use flush::flush;
-pub(crate) use local::{rekey, status};
+pub(crate) use local::{rekey, status, tunnel};
 pub(crate) use probe::probe;

@@ -181,6 +181,14 @@ pub(crate) fn desired(inputs: &Inputs<'_>) -> Desired {
 }
 
 impl Desired {
+    /// The tunnel that a child belongs to.
+    pub(crate) fn tunnel_of(&self, child: ChildId) -> Option<&str> {
+        let mut reqids = self.reqids.iter();
+        reqids
+            .find(|(reqid, _)| **reqid & 0xffff == child.0)
+            .map(|(_, tunnel)| tunnel.as_str())
+    }
+
     /// Notes in every tunnel that pairs this node with `peer` that no packet can go between them.
     fn set_apart(&mut self, peer: &Peer, inputs: &Inputs<'_>) {
         for goal in &mut self.tunnels {

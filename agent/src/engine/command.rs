@@ -30,8 +30,8 @@ impl std::fmt::Debug for CredentialsCommand {
 /// Replace SAs now.
 #[derive(Debug)]
 pub(crate) struct RekeyRequest {
-    /// Only with this node; with all without it.
-    pub(crate) node: Option<String>,
+    /// Only those of this tunnel, or with this peer; all without it.
+    pub(crate) name: Option<String>,
     /// The IKE SAs instead of the CHILD SAs.
     pub(crate) ike: bool,
     /// How many rekeys were started.

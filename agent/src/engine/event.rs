@@ -4,8 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipsecmesh_ike::{ChildId, ChildSaId, CloseReason, EspSpi, Event, Failure, IkeSaId, IkeSpi, PeerId};
-use serde::Serialize;
+use ipsecmesh_ike::crypto::IkeSuite;
+use ipsecmesh_ike::{
+    ChildId, ChildSaId, CloseReason, Encryption, EspSpi, Event, Failure, IkeSaId, IkeSpi, Mode, PeerId,
+    SaProtocol,
+};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::wall;
@@ -58,6 +62,8 @@ pub(crate) struct IkeView {
     pub(crate) initiator_spi: IkeSpi,
     /// SPI of the responder.
     pub(crate) responder_spi: IkeSpi,
+    /// What both ends agreed on.
+    pub(crate) suite: IkeSuite,
     /// Seconds since 1970.
     pub(crate) since: u64,
 }
@@ -73,6 +79,36 @@ pub(crate) struct ChildView {
     pub(crate) outbound: EspSpi,
     /// Seconds since 1970.
     pub(crate) since: u64,
+    /// How packets travel; known as soon as the data plane has it.
+    pub(crate) shape: Option<SaShape>,
+    /// What came through it when last counted.
+    pub(crate) received: Traffic,
+    /// What went through it when last counted.
+    pub(crate) sent: Traffic,
+}
+
+/// How the packets of a CHILD SA travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SaShape {
+    /// ESP or AH.
+    pub(crate) protocol: SaProtocol,
+    /// Transport or tunnel.
+    pub(crate) mode: Mode,
+    /// Cipher; none with AH.
+    pub(crate) encryption: Option<Encryption>,
+    /// Extended sequence numbers.
+    pub(crate) esn: bool,
+    /// In UDP.
+    pub(crate) udp: bool,
+}
+
+/// What went through an SA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Traffic {
+    /// Bytes.
+    pub(crate) bytes: u64,
+    /// Packets.
+    pub(crate) packets: u64,
 }
 
 /// What is wrong with a peer.
@@ -110,6 +146,9 @@ impl View {
                         inbound: *inbound,
                         outbound: *outbound,
                         since: now,
+                        shape: None,
+                        received: Traffic::default(),
+                        sent: Traffic::default(),
                     },
                 );
                 view.failure
@@ -135,6 +174,7 @@ impl View {
                 ike_sa,
                 initiator_spi,
                 responder_spi,
+                suite,
                 replaces,
             } => {
                 metrics.ike_established(replaces.is_some());
@@ -143,6 +183,7 @@ impl View {
                     id: *ike_sa,
                     initiator_spi: *initiator_spi,
                     responder_spi: *responder_spi,
+                    suite: *suite,
                     since: now,
                 });
                 view.failure.take_if(|failure| failure.child.is_none());
@@ -232,6 +273,11 @@ impl SharedView {
         self.version.send_modify(|version| *version += 1);
     }
 
+    /// Changes figures that nobody waits for.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.lock());
+    }
+
     /// Reads the view. Keep it short: the engine waits.
     pub(crate) fn read<T>(&self, reader: impl FnOnce(&View) -> T) -> T {
         reader(&self.lock())
@@ -244,86 +290,5 @@ impl SharedView {
 
     fn lock(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The view as JSON for people: no keys are in it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct DebugState {
-    programmed: u64,
-    policies: usize,
-    adopted_sas: usize,
-    foreign_policies: usize,
-    foreign_sas: usize,
-    refused: BTreeMap<String, String>,
-    peers: Vec<DebugPeer>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DebugPeer {
-    node: String,
-    peer: String,
-    ike: Option<DebugIke>,
-    children: Vec<DebugChild>,
-    failure: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DebugIke {
-    initiator_spi: String,
-    responder_spi: String,
-    since: u64,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DebugChild {
-    child: u32,
-    inbound_spi: String,
-    outbound_spi: String,
-    since: u64,
-}
-
-impl From<&View> for DebugState {
-    fn from(view: &View) -> Self {
-        Self {
-            programmed: view.programmed,
-            policies: view.policies,
-            adopted_sas: view.adopted,
-            foreign_policies: view.foreign.0,
-            foreign_sas: view.foreign.1,
-            refused: view.refused.clone(),
-            peers: view
-                .peers
-                .iter()
-                .map(|(id, peer)| debug_peer(*id, peer))
-                .collect(),
-        }
-    }
-}
-
-fn debug_peer(id: PeerId, peer: &PeerView) -> DebugPeer {
-    DebugPeer {
-        node: peer.node.clone(),
-        peer: format!("{:016x}", id.0),
-        ike: peer.ike.map(|ike| DebugIke {
-            initiator_spi: ike.initiator_spi.to_string(),
-            responder_spi: ike.responder_spi.to_string(),
-            since: ike.since,
-        }),
-        children: peer
-            .children
-            .iter()
-            .map(|(child, pair)| DebugChild {
-                child: child.0,
-                inbound_spi: pair.inbound.to_string(),
-                outbound_spi: pair.outbound.to_string(),
-                since: pair.since,
-            })
-            .collect(),
-        failure: peer.failure.as_ref().map(|failure| failure.detail.clone()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::event::SaShape;
 use crate::engine::keepalive::Keepalive;
 use ipsecmesh_ike::{ChildId, EffectAction, EspSpi, PeerId, SaName, SaProtocol};
 
@@ -22,6 +23,8 @@ pub(crate) struct SaRecord {
     pub(crate) packets: u64,
     /// A NAT at our end forgets it when nothing is sent.
     pub(crate) keepalive: Option<Keepalive>,
+    /// How its packets travel.
+    pub(crate) shape: SaShape,
     /// A snapshot has shown it: from then on its absence means that it is gone.
     pub(crate) seen: bool,
 }
@@ -59,6 +62,13 @@ impl Change {
                 .then_some(spec.encapsulation)
                 .flatten()
                 .map(Keepalive::new),
+            shape: SaShape {
+                protocol: spec.name.protocol,
+                mode: spec.mode,
+                encryption: spec.encryption,
+                esn: spec.esn,
+                udp: spec.encapsulation.is_some(),
+            },
             seen: false,
         };
         Self::Add(spec.name, record)

@@ -189,14 +189,24 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
     }
 
     fn rekey(&mut self, request: RekeyRequest) {
+        let tunnel = |child: &ChildId| {
+            self.desired
+                .as_ref()
+                .and_then(|desired| desired.tunnel_of(*child))
+        };
         let chosen: Vec<(PeerId, Vec<ChildId>)> = self.view.read(|view| {
-            let wanted = |node: &str| request.node.as_deref().is_none_or(|name| name == node);
-            let standing = view
-                .peers
-                .iter()
-                .filter(|(_, peer)| peer.ike.is_some() && wanted(&peer.node));
+            let standing = view.peers.iter().filter(|(_, peer)| peer.ike.is_some());
             standing
-                .map(|(id, peer)| (*id, peer.children.keys().copied().collect()))
+                .filter_map(|(id, peer)| {
+                    let children = peer.children.keys().copied();
+                    match request.name.as_deref() {
+                        Some(name) if name != peer.node => {
+                            let its: Vec<_> = children.filter(|child| tunnel(child) == Some(name)).collect();
+                            (!its.is_empty()).then_some((*id, its))
+                        }
+                        Some(_) | None => Some((*id, children.collect())),
+                    }
+                })
                 .collect()
         });
         let mut started = 0;
@@ -338,6 +348,7 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
                 view.fold(event, &metrics);
             }
         });
+        self.note_traffic();
         self.count_standing();
     }
 

@@ -299,7 +299,7 @@ async fn an_optional_policy_is_touched_after_each_outbound_sa_and_a_required_one
 async fn rekey(node: &Node, ike: bool) {
     let (reply, answer) = oneshot::channel();
     let request = RekeyRequest {
-        node: None,
+        name: None,
         ike,
         reply,
     };

@@ -10,6 +10,7 @@ use ipsecmesh_ike::{Command, Instant, PeerConfig, PeerId, SaName};
 use crate::desired::Desired;
 use crate::engine::Sockets;
 use crate::engine::adoption::Adoption;
+use crate::engine::event::Traffic;
 use crate::engine::sas::Change;
 use crate::engine::task::Engine;
 use crate::reconcile::{KnownPeer, Steps, has_sa, orphans, steps};
@@ -358,7 +359,30 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             }
         }
         self.keep_mappings_open().await;
+        self.note_traffic();
         self.drain().await;
+    }
+
+    /// What went through each pair of SAs, for those who ask: as it was counted last.
+    pub(super) fn note_traffic(&self) {
+        self.view.note(|view| {
+            for (name, record) in self.sas.iter() {
+                let child = view
+                    .peers
+                    .get_mut(&record.peer)
+                    .and_then(|peer| peer.children.get_mut(&record.child));
+                let Some(child) = child else { continue };
+                let traffic = Traffic {
+                    bytes: record.bytes,
+                    packets: record.packets,
+                };
+                if record.inbound && child.inbound == name.spi {
+                    child.received = traffic;
+                } else if !record.inbound && child.outbound == name.spi {
+                    (child.sent, child.shape) = (traffic, Some(record.shape));
+                }
+            }
+        });
     }
 
     /// Reads everything of ours that stands, and repairs what differs. Nothing is written when nothing does (I4).

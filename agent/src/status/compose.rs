@@ -43,6 +43,8 @@ pub(crate) struct StatusInputs {
     pub(crate) overlays: Option<Vec<DetectedOverlay>>,
     /// Name of the authority that issues.
     pub(crate) authority: String,
+    /// Tunnels that a person has taken down.
+    pub(crate) down: Vec<String>,
     /// This boot of the host, as the kernel writes it.
     pub(crate) boot: String,
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod compose;
 pub(crate) mod events;
+pub(crate) mod local;
 mod pace;
 pub(crate) mod tunnels;
 

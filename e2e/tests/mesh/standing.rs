@@ -131,7 +131,7 @@ struct AgentIke {
 
 /// The IKE SAs of a node by peer, from its agent.
 fn ike_sas(lab: &Lab, node: &str, peers: usize) -> Result<Vec<(String, String)>> {
-    let text = lab.agent(node, &["status"])?;
+    let text = lab.agent(node, &["status", "-o", "json"])?;
     let state: AgentState =
         serde_json::from_str(&text).map_err(|error| Error::observed(format!("{node}: {error}: {text}")))?;
     let mut found = Vec::new();

@@ -4,6 +4,7 @@
 mod auth;
 mod error;
 mod keys;
+mod names;
 mod negotiate;
 mod prf;
 mod protected;

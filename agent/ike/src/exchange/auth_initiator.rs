@@ -207,12 +207,14 @@ impl Endpoint {
             keys,
             path,
             nat,
+            suite,
             ..
         } = candidate;
         let sa = self.establish(NewSa {
             id,
             peer: attempt.peer,
             role: Role::Initiator,
+            suite,
             spi_i: attempt.spi,
             spi_r,
             path,

@@ -177,12 +177,14 @@ impl Endpoint {
             nonce_r,
             keys,
             nat,
+            suite,
             ..
         } = half_open;
         let sa = self.establish(NewSa {
             id,
             peer,
             role: Role::Responder,
+            suite,
             spi_i,
             spi_r,
             path,

@@ -343,6 +343,7 @@ impl Endpoint {
             id: IkeSaId(0),
             peer: sa.peer,
             role,
+            suite,
             spi_i,
             spi_r,
             path: sa.path,

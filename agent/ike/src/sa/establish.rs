@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::{IkeSa, Origin, SpiOwner, Standing};
 use crate::config::Identity;
-use crate::crypto::{Opener, Sealer, SkD};
+use crate::crypto::{IkeSuite, Opener, Sealer, SkD};
 use crate::endpoint::Endpoint;
 use crate::nat::Nat;
 use crate::output::Event;
@@ -20,6 +20,7 @@ pub(crate) struct NewSa<'a> {
     pub(crate) id: IkeSaId,
     pub(crate) peer: PeerId,
     pub(crate) role: Role,
+    pub(crate) suite: IkeSuite,
     pub(crate) spi_i: IkeSpi,
     pub(crate) spi_r: IkeSpi,
     pub(crate) path: Path,
@@ -51,6 +52,7 @@ impl Endpoint {
         let sa = IkeSa {
             peer: new.peer,
             role: new.role,
+            suite: new.suite,
             spi_i: new.spi_i,
             spi_r: new.spi_r,
             path: new.path,
@@ -89,7 +91,7 @@ impl Endpoint {
         let Some(sa) = self.sas.get_mut(&id) else { return };
         sa.standing = Standing::Current;
         sa.announced = true;
-        let (peer_id, initiator_spi, responder_spi) = (sa.peer, sa.spi_i, sa.spi_r);
+        let (peer_id, initiator_spi, responder_spi, suite) = (sa.peer, sa.spi_i, sa.spi_r, sa.suite);
         let Some(peer) = self.peers.get_mut(&peer_id) else {
             return;
         };
@@ -110,6 +112,7 @@ impl Endpoint {
             ike_sa: id,
             initiator_spi,
             responder_spi,
+            suite,
             replaces: rekeyed,
         });
     }

@@ -156,6 +156,7 @@ pub(crate) struct IkeSa {
     pub(crate) peer: PeerId,
     /// Ours in the exchange that made this SA: decides about flags, SPIs and keys (RFC 7296 §2.18).
     pub(crate) role: Role,
+    pub(crate) suite: IkeSuite,
     pub(crate) spi_i: IkeSpi,
     pub(crate) spi_r: IkeSpi,
     pub(crate) path: Path,

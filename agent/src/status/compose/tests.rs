@@ -13,7 +13,7 @@ use ipsecmesh_ike::{
 
 use super::*;
 use crate::desired::{DesiredPeer, PeerTrust, TunnelGoal};
-use crate::engine::event::{ChildView, FailureView, PeerView};
+use crate::engine::event::{ChildView, FailureView, PeerView, Traffic};
 use crate::identity::renew::IdentityProblem;
 use crate::model::{Authority, OwnNode, Peer, Rollout};
 use crate::probe::Obstacle;
@@ -76,6 +76,7 @@ fn inputs(phase: Phase, pairs: &[(&str, Pair)]) -> StatusInputs {
         probe: None,
         overlays: Some(Vec::new()),
         authority: "default".to_owned(),
+        down: Vec::new(),
         boot: "boot-1".to_owned(),
     }
 }
@@ -158,6 +159,9 @@ fn peer_view(node: &str, pair: Pair) -> PeerView {
                 inbound: spi,
                 outbound: spi,
                 since: 0,
+                shape: None,
+                received: Traffic::default(),
+                sent: Traffic::default(),
             };
             view.children.insert(CHILD, child);
         }

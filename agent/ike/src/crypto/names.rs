@@ -1,0 +1,69 @@
+//! Names of algorithms as people and the API write them.
+
+use std::fmt;
+
+use super::suite::IkeSuite;
+use crate::config::{Encryption, Kem, KeyExchange, Prf};
+
+impl fmt::Display for Encryption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AesGcm16Key128 => "AES-GCM-16-128",
+            Self::AesGcm16Key256 => "AES-GCM-16-256",
+        })
+    }
+}
+
+impl fmt::Display for Prf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HmacSha256 => "HMAC-SHA2-256",
+            Self::HmacSha384 => "HMAC-SHA2-384",
+        })
+    }
+}
+
+impl fmt::Display for KeyExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ecp256 => "ECP-256",
+            Self::X25519 => "X25519",
+        })
+    }
+}
+
+impl fmt::Display for Kem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MlKem512 => "ML-KEM-512",
+            Self::MlKem768 => "ML-KEM-768",
+            Self::MlKem1024 => "ML-KEM-1024",
+        })
+    }
+}
+
+impl fmt::Display for IkeSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.encryption, self.prf, self.key_exchange)?;
+        self.additional.map_or(Ok(()), |kem| write!(f, "+{kem}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_reads_as_the_api_writes_it() {
+        let suite = IkeSuite {
+            encryption: Encryption::AesGcm16Key256,
+            prf: Prf::HmacSha384,
+            key_exchange: KeyExchange::X25519,
+            additional: Some(Kem::MlKem768),
+        };
+        assert_eq!(
+            suite.to_string(),
+            "AES-GCM-16-256/HMAC-SHA2-384/X25519+ML-KEM-768"
+        );
+    }
+}
