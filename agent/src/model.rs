@@ -23,6 +23,14 @@ pub(crate) struct Overlay {
     pub(crate) port: Option<u16>,
 }
 
+impl Overlay {
+    /// No encapsulation at all: every protocol between the pod networks of two nodes (`traffic.type: PodNetwork`).
+    pub(crate) const POD_NETWORK: Self = Self {
+        protocol: 0,
+        port: None,
+    };
+}
+
 /// One entry of `IPsecTunnel.status.effectiveOverlay`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OverlayEntry {
@@ -227,6 +235,8 @@ pub(crate) struct Peer {
     pub(crate) identity: String,
     /// Its addresses.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Its pod networks.
+    pub(crate) pods: Vec<Prefix>,
     /// Fingerprints of its keys.
     pub(crate) keys: BTreeSet<String>,
     /// Its part in tunnels.

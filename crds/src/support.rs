@@ -7,7 +7,7 @@ use crate::{
     suite::{
         AdditionalKeyExchange, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchange, Prf, Suite,
     },
-    tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, Mode, Protocol, RemoteType, TrafficType},
+    tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, Protocol, RemoteType, TrafficType},
 };
 
 /// A field whose value is not live yet.
@@ -41,11 +41,10 @@ pub enum Place {
 }
 
 /// The fields that are live on a host without Kubernetes for tunnels to an external peer, and nowhere else yet.
-const LIVE_FOR_EXTERNAL: [&str; 6] = [
+const LIVE_FOR_EXTERNAL: [&str; 5] = [
     "spec.remote.type",
     "spec.traffic.type",
     "spec.traffic.bypass",
-    "spec.mode",
     "spec.auth.type",
     "spec.auth.certificate.trustBundleRef",
 ];
@@ -80,22 +79,16 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
         "Nodes",
     );
     check(
-        spec.traffic.type_ != TrafficType::Overlay,
+        !matches!(spec.traffic.type_, TrafficType::Overlay | TrafficType::PodNetwork),
         "spec.traffic.type",
         format!("{:?}", spec.traffic.type_),
-        "Overlay",
+        "Overlay, PodNetwork",
     );
     check(
         !spec.traffic.bypass.is_empty(),
         "spec.traffic.bypass",
         format!("{} entries", spec.traffic.bypass.len()),
         "no entry",
-    );
-    check(
-        spec.mode != Mode::Transport,
-        "spec.mode",
-        format!("{:?}", spec.mode),
-        "Transport",
     );
     check(
         spec.protocol != Protocol::Esp,
@@ -299,7 +292,6 @@ mod tests {
     #[test]
     fn what_is_not_live_is_named_with_value_and_alternative() {
         let mut spec = IPsecTunnelSpec {
-            mode: Mode::Tunnel,
             protocol: Protocol::Ah,
             ..IPsecTunnelSpec::default()
         };
@@ -314,7 +306,6 @@ mod tests {
         assert_eq!(
             fields,
             [
-                "spec.mode",
                 "spec.protocol",
                 "spec.auth.type",
                 "spec.suite",
@@ -322,7 +313,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            found[1].to_string(),
+            found[0].to_string(),
             "spec.protocol: AH is not supported yet; today works: ESP"
         );
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipsecmesh_crds::tunnel::EffectiveOverlay;
+use ipsecmesh_crds::tunnel::{EffectiveOverlay, TrafficType};
 use ipsecmesh_crds::{IPsecNode, IPsecTunnel, IPsecTunnelSpec, Phase};
 
 use crate::plan::echo::{Echo, Failure};
@@ -71,8 +71,12 @@ pub(crate) fn echo(agent: &IPsecNode, tunnel: &str) -> Option<Echo> {
     })
 }
 
-/// The encapsulations that the spec names; empty means that they are to be detected.
+/// The encapsulations that the spec names; empty means that they are to be detected. Between pod networks there are
+/// none: everything is meant.
 pub(crate) fn explicit_overlay(spec: &IPsecTunnelSpec) -> BTreeSet<Encapsulation> {
+    if spec.traffic.type_ == TrafficType::PodNetwork {
+        return BTreeSet::from([Encapsulation::POD_NETWORK]);
+    }
     let entries = spec.traffic.overlay.iter();
     entries
         .map(|entry| Encapsulation {

@@ -392,7 +392,8 @@ fn traffic_selector(protocol: u8, prefix: Prefix, port: Option<u16>) -> TrafficS
     }
 }
 
-fn range(prefix: Prefix) -> (IpAddr, IpAddr) {
+/// First and last address.
+pub(super) fn range(prefix: Prefix) -> (IpAddr, IpAddr) {
     let last = match prefix.address {
         IpAddr::V4(address) => {
             let hosts = u32::MAX.checked_shr(u32::from(prefix.length)).unwrap_or_default();

@@ -335,8 +335,21 @@ impl<'a> TunnelView<'a> {
             members: BTreeMap::new(),
             overridden_by: BTreeSet::new(),
             apart: BTreeSet::new(),
-            problem: None,
+            problem: self.lacks_pods(inputs),
         }
+    }
+
+    /// Without a block of its own this node protects the pods of others only as far as they talk to the node itself.
+    fn lacks_pods(&self, inputs: &Inputs<'_>) -> Option<String> {
+        let between_pods = self
+            .overlay
+            .iter()
+            .any(|entry| entry.overlay == Overlay::POD_NETWORK);
+        (between_pods && inputs.own.pods.is_empty()).then(|| {
+            "spec.traffic.type: PodNetwork needs Node.spec.podCIDRs, which this node does not have; let the cluster allocate \
+             them, or take type Overlay"
+                .to_owned()
+        })
     }
 
     /// Hash over the overrides of members and overlay entries that this node applies.

@@ -12,8 +12,9 @@ use ipsecmesh_ike::{
 };
 
 use crate::desired::TunnelView;
+use crate::desired::external::range;
 use crate::desired::naming::{Reqids, peer_id, starts};
-use crate::model::{OverlayEntry, Peer};
+use crate::model::{Overlay, OverlayEntry, Peer};
 
 /// How long the node that does not start waits before it starts itself (decision 5).
 const GRACE: Duration = Duration::from_secs(3);
@@ -119,11 +120,8 @@ impl Pair<'_> {
                 };
                 let demands = with_entry(phases, *entry);
                 let firm = demands == Phase::Enforcing.demands() || !view.tunnel.block;
-                claims.extend(self.policies(view, entry, demands, reqid).map(|policy| Claim {
-                    tunnel,
-                    firm,
-                    policy,
-                }));
+                let policies = self.policies(view, *entry, demands, reqid);
+                claims.extend(policies.into_iter().map(|policy| Claim { tunnel, firm, policy }));
             }
         }
         claims
@@ -179,34 +177,38 @@ impl Pair<'_> {
     fn policies(
         &self,
         view: &TunnelView<'_>,
-        entry: &OverlayEntry,
+        entry: OverlayEntry,
         demands: Demands,
         reqid: u32,
-    ) -> impl Iterator<Item = Policy> {
-        let sides = [
-            (Direction::Inbound, self.remote, self.local, demands.inbound),
-            // What comes out of a tunnel may be for somebody behind this host.
-            (Direction::Forward, self.remote, self.local, demands.inbound),
-            (Direction::Outbound, self.local, self.remote, demands.outbound),
-        ];
-        let tunnel = view.tunnel.mode == Mode::Tunnel;
-        let rank = view.tunnel.policy_rank + u16::from(entry.overlay.port.is_none());
+    ) -> Vec<Policy> {
         let overlay = entry.overlay;
-        sides
-            .into_iter()
-            .filter(move |(direction, ..)| tunnel || *direction != Direction::Forward)
-            .filter_map(move |(direction, source, destination, demand)| {
+        let tunnel = in_tunnel(view, overlay.protocol);
+        let rank = view.tunnel.policy_rank + u16::from(overlay.port.is_none());
+        let mut policies = Vec::new();
+        for (own, other) in self.blocks(overlay) {
+            let coming = (other, own, self.remote, self.local, demands.inbound);
+            let leaving = (own, other, self.local, self.remote, demands.outbound);
+            let sides = [
+                (Direction::Inbound, coming),
+                // What comes out of a tunnel may be for somebody behind this host.
+                (Direction::Forward, coming),
+                (Direction::Outbound, leaving),
+            ];
+            for (direction, (source_block, destination_block, source, destination, demand)) in sides {
                 let demand = match demand {
-                    PhaseDemand::None => return None,
+                    PhaseDemand::None => continue,
                     PhaseDemand::Optional => Demand::Optional,
                     PhaseDemand::Required => Demand::Required,
                 };
-                Some(Policy {
+                if direction == Direction::Forward && !tunnel {
+                    continue;
+                }
+                policies.push(Policy {
                     key: PolicyKey {
                         direction,
                         selector: Selector {
-                            source: host(source),
-                            destination: host(destination),
+                            source: source_block,
+                            destination: destination_block,
                             protocol: overlay.protocol,
                             source_port: None,
                             // The overlay's port is the destination in both directions.
@@ -222,27 +224,80 @@ impl Pair<'_> {
                         destination,
                     },
                     rank,
-                })
-            })
+                });
+            }
+        }
+        policies
+    }
+
+    /// What is protected between the two nodes: (this end, the other end).
+    fn blocks(&self, overlay: Overlay) -> Vec<(Prefix, Prefix)> {
+        let hosts = (host(self.local), host(self.remote));
+        if overlay != Overlay::POD_NETWORK {
+            return vec![hosts];
+        }
+        let mut blocks = Vec::new();
+        for own in self.own_blocks() {
+            for other in self.peer_blocks() {
+                let like = own.address.is_ipv4() == other.address.is_ipv4();
+                // Between the hosts themselves nothing has a pod's address.
+                if like && (own, other) != hosts {
+                    blocks.push((own, other));
+                }
+            }
+        }
+        blocks
+    }
+
+    /// This node's pods, and the node itself: it answers for its pods, and its own programs talk to others.
+    fn own_blocks(&self) -> Vec<Prefix> {
+        self.pod_blocks(self.own, self.local)
+    }
+
+    fn peer_blocks(&self) -> Vec<Prefix> {
+        self.pod_blocks(self.peer, self.remote)
+    }
+
+    /// Pod networks travel between one pair of addresses, IPv4 where both nodes have it, whatever their own family.
+    fn pod_blocks(&self, node: &Peer, address: IpAddr) -> Vec<Prefix> {
+        let has_v4 = |peer: &Peer| peer.addresses.iter().any(IpAddr::is_ipv4);
+        if self.local.is_ipv6() && has_v4(self.own) && has_v4(self.peer) {
+            return Vec::new();
+        }
+        let mut blocks = node.pods.clone();
+        blocks.push(host(address));
+        blocks
     }
 
     /// One CHILD SA per tunnel and protocol: any port, since the overlay's port is the destination in both directions
     /// and one SA cannot say that (decision 18).
     fn child(&self, view: &TunnelView<'_>, protocol: u8, reqid: u32) -> ChildConfig {
         let tunnel = view.tunnel;
-        let selector = |address| TrafficSelector {
-            protocol,
-            first_port: 0,
-            last_port: u16::MAX,
-            first_address: address,
-            last_address: address,
+        let selector = |block: Prefix| {
+            let (first_address, last_address) = range(block);
+            TrafficSelector {
+                protocol,
+                first_port: 0,
+                last_port: u16::MAX,
+                first_address,
+                last_address,
+            }
+        };
+        let (own, other) = if protocol == Overlay::POD_NETWORK.protocol {
+            (self.own_blocks(), self.peer_blocks())
+        } else {
+            (vec![host(self.local)], vec![host(self.remote)])
         };
         ChildConfig {
             id: ChildId(reqid & 0xffff),
-            mode: tunnel.mode,
+            mode: if in_tunnel(view, protocol) {
+                Mode::Tunnel
+            } else {
+                Mode::Transport
+            },
             proposals: tunnel.child_proposals.clone(),
-            local_selectors: vec![selector(self.local)],
-            remote_selectors: vec![selector(self.remote)],
+            local_selectors: own.into_iter().map(selector).collect(),
+            remote_selectors: other.into_iter().map(selector).collect(),
             lifetime: tunnel.lifetime,
             rekey_margin_percent: tunnel.rekey_margin_percent,
             esn: tunnel.esn,
@@ -324,13 +379,30 @@ pub(super) fn demands_outbound(policy: &Policy) -> bool {
         )
 }
 
+/// Pods' addresses are inside in any case, also where the spec that is in force cannot be carried out.
+fn in_tunnel(view: &TunnelView<'_>, protocol: u8) -> bool {
+    view.tunnel.mode == Mode::Tunnel || protocol == Overlay::POD_NETWORK.protocol
+}
+
 /// Whether one packet can match both.
 fn overlap(a: &PolicyKey, b: &PolicyKey) -> bool {
-    let ports = match (a.selector.destination_port, b.selector.destination_port) {
+    let (one, other) = (&a.selector, &b.selector);
+    let ports = match (one.destination_port, other.destination_port) {
         (Some(a), Some(b)) => a == b,
         (None, _) | (_, None) => true,
     };
-    a.direction == b.direction && a.selector.protocol == b.selector.protocol && ports
+    let protocols = one.protocol == other.protocol || one.protocol == 0 || other.protocol == 0;
+    a.direction == b.direction
+        && protocols
+        && ports
+        && meet(one.source, other.source)
+        && meet(one.destination, other.destination)
+}
+
+/// Whether two blocks have an address in common.
+fn meet(a: Prefix, b: Prefix) -> bool {
+    let ((a_first, a_last), (b_first, b_last)) = (range(a), range(b));
+    a.address.is_ipv4() == b.address.is_ipv4() && a_first <= b_last && b_first <= a_last
 }
 
 /// One address.

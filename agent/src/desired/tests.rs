@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipsecmesh_dataplane::{Demand, Direction, PolicyAction};
+use ipsecmesh_dataplane::{Demand, Direction, PolicyAction, Prefix, Selector};
 use ipsecmesh_ike::{Encapsulation, Mode};
 
 use super::*;
@@ -59,6 +59,10 @@ fn peer(number: u8, memberships: &[Membership]) -> Peer {
         identity: format!("node-{number}.node.ipsecmesh.local"),
         addresses: vec![IpAddr::from([10, 0, 0, number])],
         keys: BTreeSet::from(["sha256:00".to_owned()]),
+        pods: vec![Prefix {
+            address: IpAddr::from([10, 244, number, 0]),
+            length: 24,
+        }],
         memberships: memberships.to_vec(),
     }
 }
@@ -223,6 +227,116 @@ fn what_comes_or_goes_opens_nothing_where_another_tunnel_enforces() {
             );
         }
     }
+}
+
+/// A tunnel between pod networks.
+fn pods(phase: Phase) -> Tunnel {
+    let mut tunnel = tunnel("pods", Some(phase));
+    tunnel.mode = Mode::Tunnel;
+    tunnel.overlay = vec![OverlayEntry {
+        overlay: Overlay::POD_NETWORK,
+        phase: None,
+    }];
+    tunnel
+}
+
+#[test]
+fn pod_networks_are_protected_in_all_directions_and_hosts_among_themselves_are_not() {
+    let state = compute(
+        &[pods(Phase::Enforcing)],
+        &[peer(2, &[member("pods", None)])],
+        &[],
+    );
+    let of = |direction| {
+        let chosen = state.policies.values().filter(move |policy| {
+            policy.key.direction == direction && policy.action != PolicyAction::Discard
+        });
+        chosen
+            .map(|policy| {
+                assert!(matches!(
+                    policy.action,
+                    PolicyAction::Protect {
+                        tunnel: true,
+                        demand: Demand::Required,
+                        ..
+                    }
+                ));
+                assert_eq!(policy.key.selector.protocol, 0);
+                let Selector {
+                    source, destination, ..
+                } = policy.key.selector;
+                (source.to_string(), destination.to_string())
+            })
+            .collect::<BTreeSet<_>>()
+    };
+    let pairs = |list: [(&str, &str); 3]| list.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+    let leaving: BTreeSet<_> = pairs([
+        ("10.244.1.0/24", "10.244.2.0/24"),
+        ("10.244.1.0/24", "10.0.0.2/32"),
+        ("10.0.0.1/32", "10.244.2.0/24"),
+    ]);
+    let coming: BTreeSet<_> = leaving.iter().map(|(a, b)| (b.clone(), a.clone())).collect();
+    assert_eq!(of(Direction::Outbound), leaving);
+    assert_eq!(of(Direction::Inbound), coming);
+    assert_eq!(of(Direction::Forward), coming);
+    let peer = state.peers.values().next().expect("one");
+    let [child] = peer.config.children.as_slice() else {
+        panic!("{:?}", peer.config.children);
+    };
+    assert_eq!(
+        (
+            child.mode,
+            child.local_selectors.len(),
+            child.remote_selectors.len()
+        ),
+        (Mode::Tunnel, 2, 2)
+    );
+    assert_eq!(
+        child.local_selectors[0].last_address,
+        IpAddr::from([10, 244, 1, 255])
+    );
+    assert_eq!(state.tunnels[0].members.len(), 1);
+    assert_eq!(state.tunnels[0].problem, None);
+}
+
+#[test]
+fn pod_networks_travel_between_one_pair_of_addresses() {
+    let dual = |number: u8| {
+        let mut peer = peer(number, &[member("pods", None)]);
+        peer.addresses
+            .insert(0, IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(number)]));
+        peer.pods.push(Prefix {
+            address: IpAddr::from([0xfd01, u16::from(number), 0, 0, 0, 0, 0, 0]),
+            length: 64,
+        });
+        peer
+    };
+    let (own, other) = (dual(1), dual(2));
+    let tunnels = [pods(Phase::Enforcing)];
+    let state = desired(&Inputs {
+        tunnels: &tunnels,
+        peers: std::slice::from_ref(&other),
+        departed: &[],
+        own: &own,
+        latch: &Latch::default(),
+        last_overlays: &BTreeMap::new(),
+        own_ready: true,
+        resolved: &Resolved::new(),
+        psks: &BTreeMap::new(),
+        down: &BTreeSet::new(),
+    });
+    assert_eq!(state.peers.len(), 1);
+    assert!(
+        state
+            .peers
+            .values()
+            .all(|peer| peer.config.local_address.is_ipv4())
+    );
+    // IPv6 pods travel in IPv4.
+    let inner = state.policies.values().filter(|policy| {
+        policy.key.selector.source.address.is_ipv6() && matches!(policy.action, PolicyAction::Protect { .. })
+    });
+    assert_eq!(inner.count(), 3);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use ipsecmesh_crds::support::Place;
 use ipsecmesh_crds::tunnel::{self, DpdAction, FailurePolicy};
 use ipsecmesh_crds::units::ByteQuantity;
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
+use ipsecmesh_dataplane::Prefix;
 use ipsecmesh_ike::{
     BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, Kem, KeyExchange, Lifetime, Liveness,
     LivenessAction, Mode, Prf,
@@ -285,6 +286,15 @@ pub(super) fn peer(object: &IPsecPeer, _: Option<&Peer>) -> Row<Peer> {
             }
         }
     }
+    let mut pods = Vec::new();
+    for (index, text) in spec.pod_cidrs.iter().enumerate() {
+        match pod_network(text) {
+            Some(block) => pods.push(block),
+            None => problems.push(format!(
+                "spec.podCIDRs[{index}]: {text:?} is not a block of pod addresses"
+            )),
+        }
+    }
     let boot = match spec.boot_id.as_deref().map(boot_id).transpose() {
         Ok(boot) => boot,
         Err(problem) => {
@@ -300,6 +310,7 @@ pub(super) fn peer(object: &IPsecPeer, _: Option<&Peer>) -> Row<Peer> {
         boot,
         identity: spec.identity.clone(),
         addresses,
+        pods,
         keys: spec.keys.iter().cloned().collect::<BTreeSet<_>>(),
         memberships: spec
             .memberships
@@ -317,6 +328,21 @@ pub(super) fn peer(object: &IPsecPeer, _: Option<&Peer>) -> Row<Peer> {
         value: Some(peer),
         problem,
     }
+}
+
+/// A block as a CIDR, without bits behind its length, that is not everything.
+fn pod_network(text: &str) -> Option<Prefix> {
+    let (address, length) = text.split_once('/')?;
+    let (address, length): (IpAddr, u8) = (address.parse().ok()?, length.parse().ok()?);
+    let host_bits_are_zero = match address {
+        IpAddr::V4(address) => {
+            length <= 32 && u32::MAX.checked_shr(length.into()).unwrap_or(0) & address.to_bits() == 0
+        }
+        IpAddr::V6(address) => {
+            length <= 128 && u128::MAX.checked_shr(length.into()).unwrap_or(0) & address.to_bits() == 0
+        }
+    };
+    (length > 0 && host_bits_are_zero && usable(address)).then_some(Prefix { address, length })
 }
 
 /// Policies for any of the others would catch traffic that is not a node's.

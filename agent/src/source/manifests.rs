@@ -18,7 +18,7 @@ use kube::core::{Selector, SelectorExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::model::{Membership, Peer, Psk, Tunnel};
+use crate::model::{Membership, Overlay, Peer, Psk, Tunnel};
 use crate::source::Snapshot;
 use crate::source::convert::{self, RankedTunnel};
 use crate::source::kube::tell;
@@ -202,6 +202,7 @@ impl Directory {
             boot: None,
             identity: String::new(),
             addresses: Vec::new(),
+            pods: Vec::new(),
             keys: BTreeSet::new(),
             memberships: Vec::new(),
         };
@@ -257,10 +258,13 @@ fn decide(object: &mut IPsecTunnel) {
     let name = object.metadata.name.clone().unwrap_or_default();
     object.metadata.uid = Some(format!("host:{name}"));
     let overlay = object.spec.traffic.overlay.iter();
-    let effective_overlay = overlay
-        .map(|entry| EffectiveOverlay {
-            protocol: entry.protocol,
-            port: entry.port,
+    let named = overlay.map(|entry| (entry.protocol, entry.port));
+    let pods = (object.spec.traffic.type_ == TrafficType::PodNetwork).then_some(Overlay::POD_NETWORK);
+    let effective_overlay = named
+        .chain(pods.map(|overlay| (overlay.protocol, overlay.port)))
+        .map(|(protocol, port)| EffectiveOverlay {
+            protocol,
+            port,
             phase: None,
         })
         .collect();

@@ -69,8 +69,8 @@ pub struct Rollout {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectiveOverlay {
-    /// IP protocol.
-    #[schemars(range(min = 1, max = 255))]
+    /// IP protocol. 0 is every protocol between the pod networks of the nodes: `traffic.type: PodNetwork`.
+    #[schemars(range(max = 255))]
     pub protocol: u8,
     /// Destination port, in both directions.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -47,6 +47,14 @@ pub(crate) fn detect(reports: &BTreeMap<String, Option<BTreeSet<Encapsulation>>>
     }
 }
 
+impl Encapsulation {
+    /// Every protocol between the pod networks of two nodes.
+    pub(crate) const POD_NETWORK: Self = Self {
+        protocol: 0,
+        port: None,
+    };
+}
+
 impl std::fmt::Display for Encapsulation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.port {

@@ -87,6 +87,7 @@ impl Case {
             boot: None,
             identity: self.identity.to_owned(),
             addresses: Vec::new(),
+            pods: Vec::new(),
             keys: BTreeSet::new(),
             memberships: self.tunnels.iter().map(membership).collect(),
         };

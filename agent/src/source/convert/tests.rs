@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipsecmesh_crds::IPsecPeerSpec;
 use ipsecmesh_crds::phase::Phase;
 use ipsecmesh_crds::suite::Suite;
-use ipsecmesh_crds::tunnel::{EffectiveOverlay, IPsecTunnelStatus, Mode as ApiMode, Rollout as ApiRollout};
+use ipsecmesh_crds::tunnel::{EffectiveOverlay, IPsecTunnelStatus, Rollout as ApiRollout};
 
 use super::*;
 
@@ -93,7 +93,9 @@ fn an_edit_that_cannot_be_carried_out_changes_nothing_but_the_phase() {
     let before = tunnel(&object(|_| {}), None).value.expect("in force");
     let edits: [(&str, Edit); 4] = [
         ("spec.suite", |spec| spec.suite = Some(Suite::Cnsa2)),
-        ("spec.mode", |spec| spec.mode = ApiMode::Tunnel),
+        ("spec.traffic.type", |spec| {
+            spec.traffic.type_ = tunnel::TrafficType::Host;
+        }),
         ("spec.protocol", |spec| spec.protocol = tunnel::Protocol::Ah),
         ("spec.auth.type", |spec| spec.auth.type_ = tunnel::AuthType::Psk),
     ];

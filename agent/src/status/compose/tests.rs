@@ -98,6 +98,7 @@ fn snapshot() -> Snapshot {
             boot: None,
             identity: "a.node.ipsecmesh.local".to_owned(),
             addresses: Vec::new(),
+            pods: Vec::new(),
             keys: BTreeSet::new(),
             memberships: Vec::new(),
         }),
