@@ -19,7 +19,7 @@ setup: ## Install what is missing (Debian packages, pinned tools); needs root
 
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --test mesh --quiet -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --test mesh --test interop --quiet -- -D warnings
 
 unit:
 	$(CARGO) test --workspace --quiet
@@ -32,6 +32,7 @@ charts:
 	$(LAB) charts
 
 e2e:
+	$(CARGO) test --workspace --test interop
 	$(CARGO) test --workspace --test mesh
 
 ## A lab that stays

@@ -27,13 +27,20 @@ need iptables iptables
 need kmod kmod
 need setpriv util-linux
 need nsenter util-linux
+# The peer of the interoperability tests. Its plugins are no programs.
+need charon-systemd charon-systemd
+need swanctl strongswan-swanctl
+plugins=/usr/lib/ipsec/plugins
+[ -e "$plugins/libstrongswan-openssl.so" ] || packages+=(libstrongswan-standard-plugins)
+[ -e "$plugins/libstrongswan-chapoly.so" ] || packages+=(libstrongswan-extra-plugins)
 
 if [ "${#packages[@]}" -gt 0 ]; then
     mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
     say "installing ${packages[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+    # The lab starts what it needs in namespaces of its own; a package's service would take the host's ports.
+    RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
 ls -d /usr/lib/uml/modules/*/ >/dev/null 2>&1 || fail "user-mode-linux brought no modules to /usr/lib/uml/modules"

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod demo;
 pub mod error;
 pub mod guest;
+pub mod interop;
 pub mod lab;
 pub mod node_channel;
 pub mod protocol;
