@@ -80,7 +80,7 @@ impl<'a> Agent<'a> {
 
     /// `ipsecmesh-agent status`.
     pub fn status(&self) -> Result<serde_json::Value> {
-        let text = self.control("status")?;
+        let text = self.control("status -o json")?;
         serde_json::from_str(&text).map_err(|error| Error::observed(format!("status: {error}: {text}")))
     }
 
