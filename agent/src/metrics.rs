@@ -346,6 +346,7 @@ fn answer_reason(reason: AnswerReason) -> &'static str {
         AnswerReason::InvalidMajorVersion => "invalid_major_version",
         AnswerReason::NoProposalChosen => "no_proposal_chosen",
         AnswerReason::Repeated => "repeated",
+        AnswerReason::UnknownSpi => "unknown_spi",
         AnswerReason::UnsupportedCritical => "unsupported_critical",
         _ => "other",
     }

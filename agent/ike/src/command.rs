@@ -21,6 +21,7 @@ impl Endpoint {
                 let now = self.now.mono;
                 self.child_is_alive(spi, now);
             }
+            Command::OutboundSeen { spi } => self.child_sends(spi),
             Command::Mapping { spi, remote } => self.esp_moved(spi, remote),
             Command::PeerBooted { peer, boot } => return self.peer_booted(peer, boot),
             Command::RekeyChild { peer, child } => return self.command_rekey_child(peer, child),

@@ -10,6 +10,7 @@ use crate::config::EndpointConfig;
 use crate::cookie::CookieJar;
 use crate::crypto::Provider;
 use crate::exchange::init_responder::HalfOpenTable;
+use crate::exchange::suspicion::Hints;
 use crate::jitter::Jitter;
 use crate::output::{
     Command, CommandError, Disposition, Effect, EffectAction, EffectOutcome, Event, Transmit, TransmitBuffer,
@@ -57,6 +58,7 @@ pub struct Endpoint {
     pub(crate) jitter: Jitter,
     pub(crate) now: Now,
     pub(crate) cookies: CookieJar,
+    pub(crate) hints: Hints,
     pub(crate) timers: Timers,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     pub(crate) by_address: BTreeMap<(IpAddr, IpAddr), PeerId>,
@@ -100,6 +102,7 @@ impl Endpoint {
             jitter: Jitter::new(&jitter_seed),
             now,
             cookies: CookieJar::default(),
+            hints: Hints::default(),
             timers: Timers::default(),
             peers: BTreeMap::new(),
             by_address: BTreeMap::new(),

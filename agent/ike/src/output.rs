@@ -38,6 +38,12 @@ pub enum Command {
         /// The inbound SPI.
         spi: EspSpi,
     },
+    /// ESP left through an outbound SA. Where nothing has come back for a while, the peer is asked whether it is there;
+    /// signs of life of the same moment come first.
+    OutboundSeen {
+        /// The outbound SPI.
+        spi: EspSpi,
+    },
     /// The directory says that the peer runs under this boot: SAs made under another one are gone at its end.
     PeerBooted {
         /// The peer.
@@ -233,6 +239,8 @@ pub enum AnswerReason {
     NoProposalChosen,
     /// The cached response was sent again.
     Repeated,
+    /// INVALID_IKE_SPI.
+    UnknownSpi,
     /// UNSUPPORTED_CRITICAL_PAYLOAD.
     UnsupportedCritical,
 }

@@ -16,7 +16,7 @@ use crate::engine::task::Engine;
 use crate::reconcile::{KnownPeer, Steps, has_sa, orphans, steps};
 
 /// Counters of SAs are read this often: signs of life for liveness, and the metrics of tunnels.
-const COUNT_EVERY: Duration = Duration::from_secs(5);
+const COUNT_EVERY: Duration = Duration::from_millis(1500);
 /// What stands is compared with what is desired this often: somebody else may have changed it.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 /// Policies wait this long for the end of their SAs.
@@ -322,6 +322,7 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
     async fn count_traffic(&mut self) {
         let names: Vec<_> = self.sas.iter().map(|(name, _)| name).collect();
         let usage = self.plane.usage(&names).await;
+        let mut sending = Vec::new();
         for (name, status) in names.into_iter().zip(usage) {
             let Some(record) = self.sas.find(name) else {
                 continue;
@@ -349,6 +350,8 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             }
             if inbound {
                 self.command(Command::InboundSeen { spi: name.spi });
+            } else {
+                sending.push(name.spi);
             }
             let tunnel = self
                 .desired
@@ -357,6 +360,10 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
             if let Some(tunnel) = tunnel {
                 self.metrics.traffic(&tunnel, inbound, more_bytes, more_packets);
             }
+        }
+        // After all signs of life of this round.
+        for spi in sending {
+            self.command(Command::OutboundSeen { spi });
         }
         self.keep_mappings_open().await;
         self.note_traffic();

@@ -247,7 +247,11 @@ impl Endpoint {
         }
         if let Some(peer) = self.peers.get_mut(&attempt.peer) {
             peer.failures = 0;
-            peer.replacing = attempt.replaces;
+            // The SA to be replaced may have been rekeyed since.
+            peer.replacing = attempt.replaces.and(peer.current);
+            if let Some(old) = peer.replacing {
+                self.give_way(old);
+            }
         }
         self.make_current(sa, None);
         if let Some((child, spi)) = attempt.child {

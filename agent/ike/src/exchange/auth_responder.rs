@@ -265,8 +265,8 @@ impl Endpoint {
         } else if forgotten {
             self.orphan_children(old);
             self.close(old, CloseReason::Replaced);
-        } else if let Some(sa) = self.sas.get_mut(&old) {
-            sa.standing = Standing::Replaced;
+        } else {
+            self.give_way(old);
             self.set_timer(Timer::IkeLinger(old), crate::child::ORPHAN_GRACE);
         }
     }

@@ -61,6 +61,7 @@ impl Endpoint {
             attempts: 0,
             lost: false,
             replaces,
+            speculative: false,
             child,
             refusal: None,
         };
@@ -422,12 +423,13 @@ impl Endpoint {
             return;
         };
         let peer = attempt.peer;
-        if attempt.lost {
+        let stands = attempt.replaces.is_some_and(|old| self.sas.contains_key(&old));
+        if attempt.lost || (attempt.speculative && stands) {
             return;
         }
         self.promote_redundant(peer);
         let retry_in = match attempt.replaces {
-            Some(old) if self.sas.contains_key(&old) => {
+            Some(old) if stands => {
                 let failures = self.peers.get_mut(&peer).map_or(1, |peer| {
                     peer.failures = peer.failures.saturating_add(1);
                     peer.failures

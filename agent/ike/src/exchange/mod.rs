@@ -11,6 +11,7 @@ pub(crate) mod init_responder;
 mod intermediate;
 mod receive;
 pub(crate) mod rekey_ike;
+pub(crate) mod suspicion;
 mod window;
 
 use crate::endpoint::Endpoint;

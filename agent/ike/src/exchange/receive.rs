@@ -40,7 +40,7 @@ impl Endpoint {
             Role::Responder => Some(header.initiator_spi),
         };
         let Some(owner) = ours.and_then(|spi| self.by_spi.get(&spi).copied()) else {
-            return Disposition::Dropped(DropReason::UnknownSpi);
+            return self.unknown_spi(path, &header, &body, datagram.len());
         };
         match owner {
             SpiOwner::Established(id) => self.receive_sealed(id, path, &header, datagram, &body),
@@ -73,6 +73,9 @@ impl Endpoint {
             || (path.local.ip(), path.remote.ip()) != (sa.path.local.ip(), sa.path.remote.ip())
         {
             return Disposition::Dropped(DropReason::UnknownSpi);
+        }
+        if let Body::Plain(payloads) = body {
+            return self.take_hint(id, header, payloads);
         }
         if let Body::Fragment(fragment) = body {
             let number = header.message_id.0;
@@ -160,6 +163,7 @@ impl Endpoint {
         if let Some(sa) = self.sas.get_mut(&id) {
             sa.last_seen = now;
         }
+        self.acquit(id);
         self.follow(id, path);
     }
 

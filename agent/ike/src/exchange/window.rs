@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::suspicion::SUSPICIOUS;
 use super::{Exchange, InFlight};
 use crate::endpoint::Endpoint;
 use crate::output::Event;
@@ -87,6 +88,7 @@ impl Endpoint {
             self.unanswered(id);
             return;
         }
+        let suspicious = in_flight.attempts == SUSPICIOUS && matches!(in_flight.exchange, Exchange::Liveness);
         let (attempt, peer, path) = (in_flight.attempts, sa.peer, sa.path);
         in_flight.attempts += 1;
         let datagrams = in_flight.datagrams.clone();
@@ -94,6 +96,9 @@ impl Endpoint {
         self.event(Event::Retransmitted { peer, attempt });
         let wait = self.retransmit_wait(attempt + 1);
         self.set_timer(Timer::Retransmit(id), wait);
+        if suspicious {
+            self.suspect(id);
+        }
     }
 
     fn unanswered(&mut self, id: IkeSaId) {

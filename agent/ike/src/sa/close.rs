@@ -267,6 +267,30 @@ impl Endpoint {
         }
     }
 
+    /// The SA gives way to a wholly new one. What is asked on it is asked on that one, and an answer that still comes
+    /// must not take the place of what the new one makes.
+    pub(crate) fn give_way(&mut self, id: IkeSaId) {
+        let Some(sa) = self.sas.get_mut(&id) else { return };
+        sa.standing = Standing::Replaced;
+        let (peer, asked) = (sa.peer, sa.asked_child());
+        let queue = std::mem::take(&mut sa.queue);
+        let (given_up, kept) = queue.into_iter().partition(|task| {
+            matches!(
+                task,
+                Task::CreateChild(_) | Task::Liveness | Task::RekeyChild(_) | Task::RekeyIke
+            )
+        });
+        sa.queue = kept;
+        if let Some(in_flight) = &mut sa.in_flight
+            && let Exchange::CreateChild(request) = &in_flight.exchange
+        {
+            self.reserved.remove(&request.spi);
+            // What it asks for is not wanted any more: only whether the peer lives.
+            in_flight.exchange = Exchange::Liveness;
+        }
+        self.abandon(peer, given_up, asked);
+    }
+
     /// The old SA that was to be replaced by a wholly new one goes when the new one has all children.
     pub(crate) fn finish_replacement(&mut self, peer_id: PeerId) {
         let Some(peer) = self.peers.get(&peer_id) else {

@@ -71,6 +71,7 @@ impl Endpoint {
             identity: new.identity,
             boot: new.boot,
             last_seen: self.now.mono,
+            suspected: None,
             children: BTreeSet::new(),
             installing: BTreeSet::new(),
             low_nonce: new.nonces.0.min(new.nonces.1).clone(),

@@ -48,6 +48,8 @@ pub(crate) struct Initiating {
     pub(crate) lost: bool,
     /// The IKE SA that this one is to replace.
     pub(crate) replaces: Option<IkeSaId>,
+    /// That one is only suspected to be lost at the peer.
+    pub(crate) speculative: bool,
     /// The child that IKE_AUTH negotiates, and our SPI for it.
     pub(crate) child: Option<(ChildId, EspSpi)>,
     /// Why the last response was refused, while others may still come.
@@ -181,6 +183,8 @@ pub(crate) struct IkeSa {
     /// The peer's boot. Only a peer of our kind has one.
     pub(crate) boot: Option<BootId>,
     pub(crate) last_seen: Instant,
+    /// When the peer was last suspected to have lost this SA.
+    pub(crate) suspected: Option<Instant>,
     pub(crate) children: BTreeSet<ChildSaId>,
     /// Children of which we are the initiator and whose inbound half is not confirmed by the data plane.
     pub(crate) installing: BTreeSet<ChildSaId>,

@@ -24,6 +24,7 @@ mod restart;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspicion;
 mod sut;
 mod table;
 mod talk;

@@ -168,8 +168,8 @@ impl World {
             timers: 3 + 2 * children,
             ..Counts::default()
         };
-        // A liveness check may be under way.
-        for _ in 0..5 {
+        // A liveness check may be under way, or what is left of a suspicion that was wrong: a half-open SA.
+        for _ in 0..45 {
             if self.nodes.iter().all(|node| node.endpoint.counts() == expected) {
                 break;
             }

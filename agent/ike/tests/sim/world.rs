@@ -547,6 +547,10 @@ impl World {
                 .filter_map(|(name, _)| EspSpi::new(name.0))
                 .collect();
             for spi in newest {
+                let _ = self.nodes[index]
+                    .endpoint
+                    .handle_command(Command::OutboundSeen { spi }, now(self.now));
+                self.drain(index);
                 *self.nodes[1 - index].seen.entry(spi).or_default() += 1;
                 let _ = self.nodes[1 - index]
                     .endpoint
