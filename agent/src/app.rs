@@ -241,7 +241,7 @@ impl App {
         let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
         let identity = self.identity.borrow_and_update().clone();
         self.look_up(&snapshot);
-        let authority = snapshot.authorities.get(AUTHORITY).cloned();
+        let authority = snapshot.authority(AUTHORITY).cloned();
         if let Some(authority) = &authority {
             self.want_certificate(&snapshot, authority);
         }
@@ -358,7 +358,9 @@ impl App {
             own,
             latch: self.store.latch(),
             last_overlays: &self.store.last().overlays,
-            own_ready: own_key.is_some_and(|key| own.keys.contains(&key)),
+            own_ready: own_key
+                .is_some_and(|key| own.keys.contains(&key) || snapshot.host && own.keys.is_empty()),
+            unpinned: snapshot.host,
             resolved: &resolved,
             psks: &snapshot.psks,
             down: &self.state.down,

@@ -22,7 +22,7 @@ mod source;
 mod status;
 mod task;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Flush(log) | Command::Probe(log) => *log,
         Command::Down(_) | Command::Rekey(_) | Command::Status(_) | Command::Up(_) => LogArgs::default(),
     };
+    let served = matches!(command, Command::Run(_));
     start_log(log);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,7 +63,12 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => fail(&message),
+        Err(message) if served => fail(&message),
+        Err(message) => {
+            // A person reads it: the log's form helps nobody. INVARIANT: nobody is left to tell if stderr refuses.
+            let _ = writeln!(std::io::stderr(), "error: {}", message.trim_end());
+            ExitCode::FAILURE
+        }
     }
 }
 

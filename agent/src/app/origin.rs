@@ -87,17 +87,12 @@ fn host(args: &RunArgs, name: Option<&str>) -> Result<Origin, AppError> {
             .trim()
             .to_owned(),
     };
-    let (snapshots, files) = manifests::follow(folder, &name);
-    let (state, identity) = watch::channel(IdentityState::default());
-    // Who this host is comes from its files; nobody issues anything.
-    let keeper = Task::spawn("identity", async move {
-        state.closed().await;
-    });
+    let files = manifests::follow(folder, &name);
     Ok(Origin {
-        snapshots,
-        identity,
+        snapshots: files.snapshots,
+        identity: files.identity,
         wanted: watch::Sender::new(None),
-        tasks: vec![files, keeper],
+        tasks: vec![files.task],
     })
 }
 

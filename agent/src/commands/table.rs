@@ -110,7 +110,13 @@ fn row(
     let bytes = child.map_or_else(none, |child| {
         format!("{}/{}", size(child.received.bytes), size(child.sent.bytes))
     });
+    let its = |peer: &&LocalPeer| {
+        peer.failing_tunnel
+            .as_ref()
+            .is_none_or(|failing| *failing == tunnel.name)
+    };
     let problem = peer
+        .filter(its)
         .and_then(|peer| peer.failure.clone())
         .or_else(|| tunnel.problem.clone())
         .map_or_else(none, |problem| problem.replace('\n', "; "));
@@ -231,6 +237,7 @@ mod tests {
                     },
                 }],
                 failure: None,
+                failing_tunnel: None,
                 failing_since: None,
             }],
             ..LocalStatus::default()

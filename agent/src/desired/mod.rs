@@ -37,6 +37,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) last_overlays: &'a BTreeMap<String, Vec<Overlay>>,
     /// This node can prove who it is, and the directory holds its key.
     pub(crate) own_ready: bool,
+    /// Keys are pinned only where the directory names them.
+    pub(crate) unpinned: bool,
     /// Where the external peers are.
     pub(crate) resolved: &'a Resolved,
     /// Pre-shared keys, by the name of the tunnel.
@@ -226,7 +228,7 @@ impl Desired {
             node: peer.node.clone(),
             config,
             boot: peer.boot,
-            startable: inputs.own_ready && !peer.keys.is_empty(),
+            startable: inputs.own_ready && (inputs.unpinned || !peer.keys.is_empty()),
             trust: PeerTrust {
                 uid: peer.uid.clone(),
                 keys: peer.keys.clone(),

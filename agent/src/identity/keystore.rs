@@ -83,6 +83,20 @@ impl NodeCertificate {
     }
 }
 
+/// The certificate of a host without a cluster: chain and key as somebody else has issued them.
+pub(crate) fn from_pem(chain: &str, key: &str) -> Result<NodeCertificate, String> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("tls.crt: {e}"))?;
+    let key = parse_key(key).map_err(|e| {
+        format!(
+            "tls.key: {e}: make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`, or convert it \
+             with `openssl pkcs8 -topk8 -nodes`"
+        )
+    })?;
+    NodeCertificate::new(Arc::new(key), chain, 0, 0).map_err(|e| format!("tls.crt: {e}"))
+}
+
 impl Keystore {
     /// Opens the folder, making it with mode 0700 where it does not exist.
     pub(crate) fn open(folder: PathBuf) -> Result<Self, KeystoreError> {

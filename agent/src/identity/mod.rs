@@ -1,6 +1,7 @@
 //! Who this node is: its key, its certificate, and how the certificates of others are judged.
 
 pub(crate) mod csr;
+pub(crate) mod external;
 #[cfg(test)]
 mod fixture;
 pub(crate) mod keystore;
@@ -10,14 +11,17 @@ pub(crate) mod signer;
 pub(crate) mod trust;
 pub(crate) mod verifier;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use ipsecmesh_ike::PeerId;
+
 use crate::desired::Desired;
+use crate::identity::external::ExpectedHost;
 use crate::identity::renew::Wanted;
 use crate::identity::trust::{BundleError, TrustBundle};
 use crate::identity::verifier::{Directory, ExpectedPeer};
-use crate::model::Authority;
+use crate::model::{Authority, ExternalAuth, Tunnel};
 use crate::source::{Snapshot, convert};
 
 /// The certificate that this node needs; `None` until the API has said who the node is and who issues.
@@ -61,10 +65,43 @@ pub(crate) fn directory(
             keys: peer.keys.clone(),
         })
     };
+    let hosts = hosts(snapshot, desired)?;
     let peers = desired
         .peers
         .iter()
+        .filter(|(id, _)| !hosts.contains_key(id))
         .filter_map(|(id, peer)| Some((*id, expected(&peer.node)?)))
         .collect();
-    Ok(Directory { trust, peers })
+    Ok(Directory { trust, peers, hosts })
+}
+
+/// The peers that no operator has certified: external ones, and all that a host knows from files.
+fn hosts(snapshot: &Snapshot, desired: &Desired) -> Result<HashMap<PeerId, ExpectedHost>, BundleError> {
+    let mut hosts = HashMap::new();
+    for (id, peer) in &desired.peers {
+        let external = snapshot
+            .tunnels
+            .iter()
+            .filter_map(Tunnel::external)
+            .find(|external| external.address == peer.node);
+        let (trust, keys) = match external.map(|external| &external.auth) {
+            Some(ExternalAuth::Certificate { trust_bundle, .. }) => {
+                let bundle = trust_bundle.as_ref().and_then(|name| snapshot.bundles.get(name));
+                (
+                    bundle.map(|pem| TrustBundle::parse(pem)).transpose()?,
+                    BTreeSet::new(),
+                )
+            }
+            None if snapshot.host => (None, peer.trust.keys.clone()),
+            Some(ExternalAuth::Psk) | None => continue,
+        };
+        let expected = ExpectedHost {
+            name: peer.node.clone(),
+            identity: peer.config.remote_identity.clone(),
+            keys,
+            trust,
+        };
+        hosts.insert(*id, expected);
+    }
+    Ok(hosts)
 }

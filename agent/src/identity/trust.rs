@@ -11,6 +11,9 @@ use crate::identity::leaf::fingerprint;
 /// id-kp-ipsecIKE (RFC 4945 §5.1.3.12): 1.3.6.1.5.5.7.3.17.
 const EKU_IPSEC_IKE: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x11];
 
+/// anyExtendedKeyUsage (RFC 5280 §4.2.1.12): 2.5.29.37.0.
+const EKU_ANY: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+
 /// Trust anchors in the form that each user needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TrustBundle {
@@ -60,6 +63,31 @@ impl TrustBundle {
     /// Checks that `chain` (leaf first) leads to an anchor, is valid at `at` and is meant for IKE; names the anchor by
     /// its fingerprint.
     pub(crate) fn check_chain(&self, chain: &[CertificateDer<'_>], at: u64) -> Result<&str, webpki::Error> {
+        self.check(chain, at, webpki::KeyUsage::required(EKU_IPSEC_IKE))
+    }
+
+    /// The same for a chain that no operator has issued: a certificate without extended key usage, or with "any", is meant
+    /// for IKE, too (RFC 4945 §5.1.3.12).
+    pub(crate) fn check_foreign_chain(
+        &self,
+        chain: &[CertificateDer<'_>],
+        at: u64,
+    ) -> Result<&str, webpki::Error> {
+        let ike = self.check(chain, at, webpki::KeyUsage::required_if_present(EKU_IPSEC_IKE));
+        match ike {
+            Err(error @ webpki::Error::RequiredEkuNotFoundContext(_)) => self
+                .check(chain, at, webpki::KeyUsage::required(EKU_ANY))
+                .map_err(|_| error),
+            other => other,
+        }
+    }
+
+    fn check(
+        &self,
+        chain: &[CertificateDer<'_>],
+        at: u64,
+        usage: webpki::KeyUsage,
+    ) -> Result<&str, webpki::Error> {
         let (leaf, intermediates) = chain.split_first().ok_or(webpki::Error::UnknownIssuer)?;
         let path = webpki::EndEntityCert::try_from(leaf)?;
         let verified = path.verify_for_usage(
@@ -67,7 +95,7 @@ impl TrustBundle {
             &self.anchors,
             intermediates,
             UnixTime::since_unix_epoch(Duration::from_secs(at)),
-            webpki::KeyUsage::required(EKU_IPSEC_IKE),
+            usage,
             None,
             None,
         )?;

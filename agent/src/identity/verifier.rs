@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use ipsecmesh_ike::{CertificateError, CertificateVerifier, Identity, PeerId, WallTime};
 use rustls_pki_types::CertificateDer;
 
+use crate::identity::external::ExpectedHost;
 use crate::identity::leaf::Leaf;
 use crate::identity::trust::TrustBundle;
 
@@ -29,6 +30,8 @@ pub(crate) struct Directory {
     pub(crate) trust: TrustBundle,
     /// Peers that may exist; an identity that is not here is refused.
     pub(crate) peers: HashMap<PeerId, ExpectedPeer>,
+    /// Peers whose certificates nobody here has issued.
+    pub(crate) hosts: HashMap<PeerId, ExpectedHost>,
 }
 
 /// The verifier of the engine. The directory is exchanged as a whole while exchanges run.
@@ -57,11 +60,21 @@ impl CertificateVerifier for DirectoryVerifier {
         at: WallTime,
     ) -> Result<Vec<u8>, CertificateError> {
         let directory = self.directory();
+        let certificates = || {
+            chain
+                .iter()
+                .map(|der| CertificateDer::from(*der))
+                .collect::<Vec<_>>()
+        };
+        if let Some(host) = directory.hosts.get(&peer) {
+            return host
+                .judge(&directory.trust, identity, &certificates(), at)
+                .map_err(|reason| CertificateError(format!("certificate of {}: {reason}", host.name)));
+        }
         let expected = directory.peers.get(&peer).ok_or_else(|| {
             CertificateError("the directory has no IPsecPeer for this identity: it is refused".to_owned())
         })?;
-        let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(*der)).collect();
-        judge(&directory.trust, expected, identity, &chain, at)
+        judge(&directory.trust, expected, identity, &certificates(), at)
             .map_err(|reason| CertificateError(format!("certificate of node {}: {reason}", expected.node)))
     }
 

@@ -215,6 +215,8 @@ impl Objects {
                 .map(|(name, value)| (name.to_owned(), value.clone()))
                 .collect(),
             psks: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            host: false,
             refused: refused
                 .into_iter()
                 .flat_map(|(kind, problems)| {

@@ -1,6 +1,7 @@
 //! The objects of a host without Kubernetes: the same kinds in YAML files of one folder, checked as the API server checks
 //! them, and read again when they change. There is no operator: what it would decide is decided here.
 
+mod certificates;
 mod folder;
 mod secrets;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsecmesh_crds::support::Place;
+use ipsecmesh_crds::tunnel::auth::DEFAULT_AUTHORITY;
 use ipsecmesh_crds::tunnel::{
     AuthType, EffectiveOverlay, FailurePolicy, RemoteType, SecretKeyRef, TrafficType,
 };
@@ -18,40 +20,68 @@ use kube::core::{Selector, SelectorExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::model::{Membership, Overlay, Peer, Psk, Tunnel};
+use crate::identity::keystore::NodeCertificate;
+use crate::identity::renew::IdentityState;
+use crate::model::{ExternalAuth, Membership, Overlay, Peer, Psk, Tunnel};
 use crate::source::Snapshot;
 use crate::source::convert::{self, RankedTunnel};
 use crate::source::kube::tell;
+use crate::source::manifests::certificates::CERTIFICATES;
 use crate::source::manifests::folder::{Document, Folder};
 use crate::source::table::Row;
 use crate::task::Task;
 
 /// How soon a change of a file is seen.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Folder of the certificates in the folder of the manifests.
-pub(crate) const CERTIFICATES: &str = "certificates";
 
 type Labels = BTreeMap<String, String>;
 
+/// What the files say: objects, and who this host is.
+pub(crate) struct Manifests {
+    /// The objects.
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The host's certificate.
+    pub(crate) identity: watch::Receiver<IdentityState>,
+    /// What reads them.
+    pub(crate) task: Task,
+}
+
 /// Follows the files in `folder` for the host `name`.
-pub(crate) fn follow(folder: PathBuf, name: &str) -> (watch::Receiver<Arc<Snapshot>>, Task) {
+pub(crate) fn follow(folder: PathBuf, name: &str) -> Manifests {
     let (publisher, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let (state, identity) = watch::channel(IdentityState::default());
     let follower = Follower {
         reader: Reader::new(folder, name),
         publisher,
+        state,
     };
-    (snapshots, Task::spawn("manifests", follower.run()))
+    Manifests {
+        snapshots,
+        identity,
+        task: Task::spawn("manifests", follower.run()),
+    }
 }
 
 struct Follower {
     reader: Reader,
     publisher: watch::Sender<Arc<Snapshot>>,
+    state: watch::Sender<IdentityState>,
 }
 
 impl Follower {
     async fn run(mut self) {
         loop {
             let snapshot = self.reader.look();
+            // First, so that a peer that starts finds it.
+            let certificate = self.reader.certificate.as_ref();
+            self.state.send_if_modified(|present| {
+                let serial = |one: &Arc<NodeCertificate>| one.leaf.key_fingerprint() + &one.leaf.serial;
+                let fresh = present.certificate.as_ref().map(serial) != certificate.map(serial);
+                if fresh {
+                    present.certificate = certificate.cloned();
+                }
+                fresh
+            });
             self.publisher.send_if_modified(|present| {
                 let fresh = **present != snapshot;
                 if fresh {
@@ -72,6 +102,8 @@ struct Reader {
     folder: Folder,
     tunnels: BTreeMap<String, RankedTunnel>,
     psks: BTreeMap<String, Psk>,
+    certificate: Option<Arc<NodeCertificate>>,
+    bundles: BTreeMap<(String, String), String>,
 }
 
 impl Reader {
@@ -82,6 +114,8 @@ impl Reader {
             name: name.to_owned(),
             tunnels: BTreeMap::new(),
             psks: BTreeMap::new(),
+            certificate: None,
+            bundles: BTreeMap::new(),
         }
     }
 
@@ -121,12 +155,17 @@ impl Reader {
         self.tunnels = ranked;
         let (psks, problems) = secrets::refresh(&self.path, &wanted, &self.psks);
         self.psks = psks;
-        refused.extend(
-            problems
-                .into_iter()
-                .map(|(tunnel, text)| (format!("IPsecTunnel {tunnel}"), text)),
-        );
+        for (tunnel, problem) in problems {
+            add(&mut refused, format!("IPsecTunnel {tunnel}"), problem);
+        }
         let authorities = self.authorities(&documents, &mut refused);
+        self.certify(&mut refused);
+        if let Some(certificate) = &self.certificate
+            && directory.own.identity.is_empty()
+            && let Some(name) = certificate.leaf.dns_names.first()
+        {
+            directory.own.identity.clone_from(name);
+        }
         Snapshot {
             synced: true,
             tunnels: self.in_order(),
@@ -135,8 +174,69 @@ impl Reader {
             node: None,
             authorities,
             psks: self.psks.clone(),
+            bundles: self.bundles.clone(),
+            host: true,
             refused,
         }
+    }
+
+    /// This host's certificate and the roots of its peers, as the tunnels name them. What is worse than what stood there
+    /// before changes nothing.
+    fn certify(&mut self, refused: &mut BTreeMap<String, String>) {
+        let mut bundles = BTreeMap::new();
+        let mut used: Option<String> = None;
+        for (name, ranked) in &self.tunnels {
+            let (authority, bundle) = match ranked.tunnel.external().map(|external| &external.auth) {
+                Some(ExternalAuth::Psk) => continue,
+                Some(ExternalAuth::Certificate {
+                    authority,
+                    trust_bundle,
+                }) => (authority.as_str(), trust_bundle.as_ref()),
+                None => (DEFAULT_AUTHORITY, None),
+            };
+            let object = format!("IPsecTunnel {name}");
+            if let Some(first) = used.as_ref().filter(|first| *first != authority) {
+                add(
+                    refused,
+                    object.clone(),
+                    format!(
+                        "spec.auth.certificate.authorityRef.name: {authority}: another tunnel uses {first}, and a host has \
+                         one certificate: name the same in all"
+                    ),
+                );
+                continue;
+            }
+            if let Some((bundle, key)) = bundle {
+                let before = self.bundles.remove(&(bundle.clone(), key.clone()));
+                match certificates::bundle(&self.path, bundle, key) {
+                    Ok(pem) => {
+                        bundles.insert((bundle.clone(), key.clone()), pem);
+                    }
+                    Err(problem) => {
+                        add(
+                            refused,
+                            object.clone(),
+                            format!("spec.auth.certificate.trustBundleRef: {problem}"),
+                        );
+                        bundles.extend(before.map(|pem| ((bundle.clone(), key.clone()), pem)));
+                    }
+                }
+            }
+            if used.is_none() {
+                used = Some(authority.to_owned());
+                match certificates::own(&self.path, authority) {
+                    Ok(certificate) => self.certificate = Some(Arc::new(certificate)),
+                    Err(problem) => {
+                        add(
+                            refused,
+                            object,
+                            format!("spec.auth.certificate.authorityRef: {problem}"),
+                        );
+                    }
+                }
+            }
+        }
+        self.bundles = bundles;
     }
 
     fn in_order(&self) -> Vec<Tunnel> {
@@ -326,6 +426,14 @@ fn first_of_each<'a>(
         }
     }
     first
+}
+
+/// What is wrong with an object, beside what is wrong already.
+fn add(refused: &mut BTreeMap<String, String>, object: String, problem: String) {
+    refused
+        .entry(object)
+        .and_modify(|text| *text = format!("{text}\n{problem}"))
+        .or_insert(problem);
 }
 
 fn object_name(document: &Document) -> String {

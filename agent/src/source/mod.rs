@@ -28,6 +28,18 @@ pub(crate) struct Snapshot {
     pub(crate) authorities: BTreeMap<String, Authority>,
     /// Pre-shared keys, by the name of the tunnel.
     pub(crate) psks: BTreeMap<String, Psk>,
+    /// Roots of external peers in PEM, by name and key.
+    pub(crate) bundles: BTreeMap<(String, String), String>,
+    /// The objects are a host's own files: nobody has certified their peers or pinned their keys.
+    pub(crate) host: bool,
     /// Objects that cannot be used, with the reason.
     pub(crate) refused: BTreeMap<String, String>,
+}
+
+impl Snapshot {
+    /// The authority `name`; on a host, where its certificate comes from whatever authority its files name, that one.
+    pub(crate) fn authority(&self, name: &str) -> Option<&Authority> {
+        let first = || self.authorities.values().next().filter(|_| self.host);
+        self.authorities.get(name).or_else(first)
+    }
 }

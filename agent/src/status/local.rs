@@ -95,6 +95,8 @@ pub(crate) struct LocalPeer {
     pub(crate) children: Vec<LocalChild>,
     /// What is wrong, and what to do.
     pub(crate) failure: Option<String>,
+    /// The tunnel that it concerns, if only one.
+    pub(crate) failing_tunnel: Option<String>,
     /// Since when, in seconds since 1970.
     pub(crate) failing_since: Option<u64>,
 }
@@ -242,6 +244,11 @@ impl LocalPeer {
                 .map(|(child, pair)| LocalChild::of(*child, pair, desired))
                 .collect(),
             failure: peer.failure.as_ref().map(|failure| failure.detail.clone()),
+            failing_tunnel: peer
+                .failure
+                .as_ref()
+                .and_then(|failure| desired.tunnel_of(failure.child?))
+                .map(str::to_owned),
             failing_since: peer.failure.as_ref().map(|failure| failure.since),
         }
     }

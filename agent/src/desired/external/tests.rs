@@ -107,6 +107,7 @@ impl Case {
             latch: &Latch::default(),
             last_overlays: &BTreeMap::new(),
             own_ready: false,
+            unpinned: false,
             resolved: &Resolved::from([(REMOTE.to_owned(), Ok(ends))]),
             psks: &self
                 .tunnels

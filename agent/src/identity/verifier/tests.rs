@@ -31,6 +31,7 @@ fn judged(request: Request<'_>, change: impl FnOnce(&mut Case)) -> Result<Vec<u8
         directory: Directory {
             trust: authority.bundle(),
             peers: HashMap::from([(PEER, expected)]),
+            hosts: HashMap::new(),
         },
         identity: Identity::Fqdn("A.node.ipsecmesh.local".to_owned()),
         chain,

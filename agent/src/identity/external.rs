@@ -1,0 +1,108 @@
+//! Judges the certificates of peers that no cluster has issued: chain, validity, usage and the name that the files expect.
+
+use std::collections::BTreeSet;
+
+use ipsecmesh_ike::{Identity, WallTime};
+use rustls_pki_types::{CertificateDer, ServerName};
+
+use crate::identity::leaf::Leaf;
+use crate::identity::trust::TrustBundle;
+
+/// What is expected of a peer whose certificate somebody else has issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExpectedHost {
+    /// The peer's name, for messages.
+    pub(crate) name: String,
+    /// The identity that its certificate must carry.
+    pub(crate) identity: Identity,
+    /// Fingerprints of its keys, where they are pinned.
+    pub(crate) keys: BTreeSet<String>,
+    /// Its roots, where they are not the authority's.
+    pub(crate) trust: Option<TrustBundle>,
+}
+
+impl ExpectedHost {
+    /// The public key of the leaf, or what is wrong and what to do.
+    pub(super) fn judge(
+        &self,
+        authority: &TrustBundle,
+        claimed: &Identity,
+        chain: &[CertificateDer<'_>],
+        at: WallTime,
+    ) -> Result<Vec<u8>, String> {
+        let certificate = chain.first().ok_or("the peer sent no certificate")?;
+        let leaf = Leaf::parse(certificate).map_err(|e| e.to_string())?;
+        let trust = self.trust.as_ref().unwrap_or(authority);
+        trust
+            .check_foreign_chain(chain, at.0)
+            .map_err(|error| describe(&error, &leaf, at))?;
+        if claimed != &self.identity && !same_name(claimed, &self.identity) {
+            return Err(format!(
+                "the peer claims {claimed:?}, spec.remote.external.identity says {:?}",
+                self.identity
+            ));
+        }
+        if !names(certificate, &leaf, &self.identity) {
+            return Err(format!(
+                "its subjectAltName has no {:?} (DNS names {:?}): issue one that has it, or correct \
+                 spec.remote.external.identity",
+                self.identity, leaf.dns_names
+            ));
+        }
+        let key = leaf.key_fingerprint();
+        if !self.keys.is_empty() && !self.keys.contains(&key) {
+            return Err(format!(
+                "its key {key} is not among those in IPsecPeer.spec.keys {:?}",
+                self.keys
+            ));
+        }
+        Ok(leaf.spki)
+    }
+}
+
+fn same_name(a: &Identity, b: &Identity) -> bool {
+    matches!((a, b), (Identity::Fqdn(a), Identity::Fqdn(b)) if a.eq_ignore_ascii_case(b))
+}
+
+/// Whether the certificate speaks for `identity` (RFC 4945 §3.1): exactly, never by a wildcard.
+pub(crate) fn names(certificate: &CertificateDer<'_>, leaf: &Leaf, identity: &Identity) -> bool {
+    match identity {
+        Identity::Fqdn(name) => leaf.dns_names.iter().any(|has| has.eq_ignore_ascii_case(name)),
+        Identity::Address(address) => webpki::EndEntityCert::try_from(certificate).is_ok_and(|parsed| {
+            let name = ServerName::IpAddress((*address).into());
+            parsed.verify_is_valid_for_subject_name(&name).is_ok()
+        }),
+        // No certificate carries the others.
+        Identity::KeyId(_) | _ => false,
+    }
+}
+
+/// One sentence for people.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "dozens of ways to be malformed, which name themselves"
+)]
+fn describe(error: &webpki::Error, leaf: &Leaf, at: WallTime) -> String {
+    match error {
+        webpki::Error::CertExpired { .. } => format!(
+            "it expired {} s ago: its owner has to renew it",
+            at.0.saturating_sub(leaf.not_after)
+        ),
+        webpki::Error::CertNotValidYet { .. } => format!(
+            "it becomes valid in {} s: compare the clocks of both hosts",
+            leaf.not_before.saturating_sub(at.0)
+        ),
+        webpki::Error::RequiredEkuNotFoundContext(_) => {
+            "its extended key usage has neither id-kp-ipsecIKE (1.3.6.1.5.5.7.3.17) nor anyExtendedKeyUsage".to_owned()
+        }
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            "no root here has issued it: put the peer's roots into certificates/<authority>/ca.crt, or name them with \
+             spec.auth.certificate.trustBundleRef"
+                .to_owned()
+        }
+        other => format!("the chain does not verify: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! Certificates in files beside the manifests: this host's of an authority, and the roots of peers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::identity::keystore::{self, NodeCertificate};
+use crate::identity::trust::TrustBundle;
+
+/// Folder of the authorities in the folder of the manifests.
+pub(super) const CERTIFICATES: &str = "certificates";
+/// Folder of the roots of peers, likewise.
+const BUNDLES: &str = "bundles";
+/// A chain or a bundle is a handful of certificates.
+const LARGEST: u64 = 1 << 20;
+
+/// This host's certificate of `authority`, with its key.
+pub(super) fn own(folder: &Path, authority: &str) -> Result<NodeCertificate, String> {
+    let shown = format!("{CERTIFICATES}/{authority}");
+    let files = folder.join(CERTIFICATES).join(authority);
+    let chain = read(&files.join("tls.crt"), &format!("{shown}/tls.crt"))?;
+    let key_file = files.join("tls.key");
+    let key = Zeroizing::new(read(&key_file, &format!("{shown}/tls.key"))?);
+    let mode = fs::metadata(&key_file).map_or(0, |metadata| metadata.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "{shown}/tls.key has mode {mode:03o}, and others could read it: chmod 600"
+        ));
+    }
+    keystore::from_pem(&chain, &key).map_err(|problem| format!("{shown}/{problem}"))
+}
+
+/// The roots of a peer in PEM.
+pub(super) fn bundle(folder: &Path, name: &str, key: &str) -> Result<String, String> {
+    // One path component each: a reference leads nowhere else.
+    for part in [name, key] {
+        if part.contains('/') || part.starts_with('.') {
+            return Err(format!(
+                "{part:?} must be the plain name of a folder or file under {BUNDLES}"
+            ));
+        }
+    }
+    let shown = format!("{BUNDLES}/{name}/{key}");
+    let pem = read(&folder.join(BUNDLES).join(name).join(key), &shown)?;
+    TrustBundle::parse(&pem).map_err(|error| format!("{shown}: {error}"))?;
+    Ok(pem)
+}
+
+fn read(path: &Path, shown: &str) -> Result<String, String> {
+    let length = fs::metadata(path)
+        .map_err(|error| format!("{shown}: {error}"))?
+        .len();
+    if length > LARGEST {
+        return Err(format!("{shown}: {length} bytes are too many: at most {LARGEST}"));
+    }
+    fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))
+}
