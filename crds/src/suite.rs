@@ -205,24 +205,23 @@ impl Suite {
         }
     }
 
-    /// Its proposals for CHILD SAs, preferred first.
+    /// Its proposals for CHILD SAs, preferred first. They have no additional key exchange of their own: their keys hang
+    /// on SK_d, and with it on the additional key exchange that made the IKE SA.
     pub fn child(self) -> Vec<ChildProposal> {
-        use AdditionalKeyExchange::MlKem1024;
         use KeyExchange::{Ecp256, Ecp384, X25519};
-        let (encryption, key_exchange, additional): (&[_], &[_], &[_]) = match self {
+        let (encryption, key_exchange): (&[_], &[_]) = match self {
             Self::Default => (
                 &[Encryption::AesGcm16With256, Encryption::ChaCha20Poly1305],
                 &[X25519],
-                &[],
             ),
-            Self::Fips => (&[Encryption::AesGcm16With256], &[Ecp384, Ecp256], &[]),
-            Self::Cnsa2 => (&[Encryption::AesGcm16With256], &[Ecp384], &[MlKem1024]),
+            Self::Fips => (&[Encryption::AesGcm16With256], &[Ecp384, Ecp256]),
+            Self::Cnsa2 => (&[Encryption::AesGcm16With256], &[Ecp384]),
         };
         vec![ChildProposal {
             encryption: encryption.to_vec(),
             integrity: Vec::new(),
             key_exchange: key_exchange.to_vec(),
-            additional_key_exchange: additional.to_vec(),
+            additional_key_exchange: Vec::new(),
         }]
     }
 }

@@ -4,9 +4,7 @@ use std::fmt;
 
 use crate::{
     authority::{AuthorityType, Delivery, IPsecAuthoritySpec},
-    suite::{
-        AdditionalKeyExchange, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchange, Prf, Suite,
-    },
+    suite::{AdditionalKeyExchange, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchange},
     tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, Protocol, RemoteType, TrafficType},
 };
 
@@ -121,13 +119,6 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
             .unwrap_or_default(),
         "no trust bundle: the authority's own roots",
     );
-    let suite = spec.suite.unwrap_or_default();
-    check(
-        suite == Suite::Cnsa2,
-        "spec.suite",
-        suite.as_str().to_owned(),
-        "Default, FIPS",
-    );
     for (index, proposal) in spec.ike.proposals.iter().enumerate() {
         ike_proposal(&format!("spec.ike.proposals[{index}]"), proposal, &mut found);
     }
@@ -187,15 +178,6 @@ fn ike_proposal(field: &str, proposal: &IkeProposal, found: &mut Vec<Unsupported
         &proposal.integrity,
         |_: Integrity| false,
         "none, with AES-GCM",
-    );
-    let prf = |prf| matches!(prf, Prf::HmacSha2With256 | Prf::HmacSha2With384);
-    none_live(
-        found,
-        field,
-        "prf",
-        &proposal.prf,
-        prf,
-        "HMAC-SHA2-256, HMAC-SHA2-384",
     );
     none_live(
         found,
@@ -268,20 +250,40 @@ fn none_live<T: Copy + fmt::Display>(
 }
 
 fn live_cipher(cipher: Encryption) -> bool {
-    matches!(cipher, Encryption::AesGcm16With128 | Encryption::AesGcm16With256)
+    cipher.is_aead()
 }
 
 fn live_group(group: KeyExchange) -> bool {
-    matches!(group, KeyExchange::X25519 | KeyExchange::Ecp256)
+    matches!(
+        group,
+        KeyExchange::X25519 | KeyExchange::Ecp256 | KeyExchange::Ecp384 | KeyExchange::Ecp521
+    )
 }
 
-const CIPHERS: &str = "AES-GCM-16-128, AES-GCM-16-256";
-const GROUPS: &str = "X25519, ECP-256";
+const CIPHERS: &str = "AES-GCM-16-128, AES-GCM-16-256, ChaCha20-Poly1305";
+const GROUPS: &str = "X25519, ECP-256, ECP-384, ECP-521";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Suite;
     use crate::tunnel::Auth;
+
+    #[test]
+    fn every_suite_is_live() {
+        for suite in [Suite::Default, Suite::Fips, Suite::Cnsa2] {
+            let spec = IPsecTunnelSpec {
+                suite: Some(suite),
+                ..IPsecTunnelSpec::default()
+            };
+            assert!(unsupported_fields(&spec).is_empty());
+            let mut spelled = spec.clone();
+            spelled.suite = None;
+            spelled.ike.proposals = suite.ike();
+            spelled.child_sa.proposals = suite.child();
+            assert!(unsupported_fields(&spelled).is_empty());
+        }
+    }
 
     #[test]
     fn defaults_are_live() {
@@ -299,8 +301,8 @@ mod tests {
             type_: AuthType::Psk,
             ..Auth::default()
         };
-        spec.ike.proposals = Suite::Cnsa2.ike();
-        spec.suite = Some(Suite::Cnsa2);
+        spec.ike.proposals = Suite::Fips.ike();
+        spec.ike.proposals[0].key_exchange = vec![KeyExchange::Modp2048];
         let found = unsupported_fields(&spec);
         let fields: Vec<&str> = found.iter().map(|one| one.field.as_str()).collect();
         assert_eq!(
@@ -308,7 +310,6 @@ mod tests {
             [
                 "spec.protocol",
                 "spec.auth.type",
-                "spec.suite",
                 "spec.ike.proposals[0].keyExchange"
             ]
         );

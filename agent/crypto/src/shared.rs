@@ -1,24 +1,44 @@
 //! Steps of a key exchange that do not depend on the library.
 
+use ipsecmesh_ike::KeyExchange;
 use ipsecmesh_ike::crypto::{CryptoError, Secret, SecureRandom, constant_time_eq};
 use zeroize::Zeroizing;
 
-/// Length of private values and shared secrets of X25519 and P-256.
-pub(crate) const SCALAR_LENGTH: usize = 32;
-
 /// Prefix of an uncompressed point (SEC 1 §2.3.3), which KE payloads leave out (RFC 5903 §7).
-pub(crate) const UNCOMPRESSED: u8 = 0x04;
+const UNCOMPRESSED: u8 = 0x04;
 
-/// Draws private values until `accept` takes one. P-256 refuses fewer than one in 2^32, so a second refusal in a row
+/// Length of private values and shared secrets, which is also that of a coordinate.
+pub(crate) const fn scalar_length(method: KeyExchange) -> usize {
+    match method {
+        KeyExchange::Ecp256 | KeyExchange::X25519 => 32,
+        KeyExchange::Ecp384 => 48,
+        KeyExchange::Ecp521 => 66,
+    }
+}
+
+/// Whether public values are points with two coordinates.
+const fn has_points(method: KeyExchange) -> bool {
+    match method {
+        KeyExchange::Ecp256 | KeyExchange::Ecp384 | KeyExchange::Ecp521 => true,
+        KeyExchange::X25519 => false,
+    }
+}
+
+/// Draws private values until `accept` takes one. The curves refuse fewer than one in 2^32, so a second refusal in a row
 /// means that the random source is broken.
 pub(crate) fn draw<T>(
+    method: KeyExchange,
     random: &dyn SecureRandom,
-    accept: impl Fn(&[u8; SCALAR_LENGTH]) -> Option<T>,
+    accept: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<T, CryptoError> {
     const ATTEMPTS: usize = 4;
     for _ in 0..ATTEMPTS {
-        let mut scalar = Zeroizing::new([0; SCALAR_LENGTH]);
-        random.fill(scalar.as_mut())?;
+        let mut scalar = Zeroizing::new(vec![0; scalar_length(method)]);
+        random.fill(&mut scalar)?;
+        if let (KeyExchange::Ecp521, Some(first)) = (method, scalar.first_mut()) {
+            // The order of the group has 521 bits.
+            *first &= 1;
+        }
         if let Some(accepted) = accept(&scalar) {
             return Ok(accepted);
         }
@@ -27,19 +47,33 @@ pub(crate) fn draw<T>(
 }
 
 /// A shared secret of the full length; all zeros means that the peer's value has a small order (RFC 7748 §6.1).
-pub(crate) fn shared_secret(bytes: &[u8]) -> Result<Secret, CryptoError> {
-    if bytes.len() != SCALAR_LENGTH || constant_time_eq(bytes, &[0; SCALAR_LENGTH]) {
+pub(crate) fn shared_secret(bytes: &[u8], length: usize) -> Result<Secret, CryptoError> {
+    if bytes.len() != length || constant_time_eq(bytes, &vec![0; length]) {
         return Err(CryptoError::InvalidPublicValue);
     }
     Ok(Secret::from(bytes))
 }
 
-/// The point of a KE payload with the prefix that libraries want.
-pub(crate) fn p256_public(value: &[u8]) -> Result<[u8; 65], CryptoError> {
-    let coordinates: &[u8; 64] = value.try_into().map_err(|_| CryptoError::InvalidPublicValue)?;
-    let mut point = [UNCOMPRESSED; 65];
-    for (to, from) in point.iter_mut().skip(1).zip(coordinates) {
-        *to = *from;
+/// What a KE payload says, in the form that libraries want: a point gets its prefix.
+pub(crate) fn point_of(method: KeyExchange, value: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    let points = has_points(method);
+    let length = if points {
+        2 * scalar_length(method)
+    } else {
+        scalar_length(method)
+    };
+    if value.len() != length {
+        return Err(CryptoError::InvalidPublicValue);
     }
-    Ok(point)
+    let prefix: &[u8] = if points { &[UNCOMPRESSED] } else { &[] };
+    Ok([prefix, value].concat())
+}
+
+/// The reverse of [`point_of`].
+pub(crate) fn public_value_of(method: KeyExchange, point: &[u8]) -> &[u8] {
+    if has_points(method) {
+        point.strip_prefix(&[UNCOMPRESSED]).unwrap_or_default()
+    } else {
+        point
+    }
 }

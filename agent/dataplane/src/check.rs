@@ -78,6 +78,7 @@ fn algorithm(spec: &SaSpec) -> Result<Algorithm, String> {
     let cipher = spec.encryption.map(|encryption| match encryption {
         Encryption::AesGcm16Key128 => Aead::AesGcm128,
         Encryption::AesGcm16Key256 => Aead::AesGcm256,
+        Encryption::ChaCha20Poly1305 => Aead::ChaCha20Poly1305,
     });
     match (spec.name.protocol, cipher, integrity) {
         (SaProtocol::Esp, Some(aead), None) => Ok(Algorithm::Aead(aead)),

@@ -293,6 +293,8 @@ pub enum Encryption {
     AesGcm16Key128,
     /// ENCR_AES_GCM_16 with a 256-bit key.
     AesGcm16Key256,
+    /// ENCR_CHACHA20_POLY1305 (RFC 7634).
+    ChaCha20Poly1305,
 }
 
 /// An integrity algorithm of an SA, for ciphers that do not authenticate and for AH.
@@ -313,6 +315,8 @@ pub enum Prf {
     HmacSha256,
     /// PRF_HMAC_SHA2_384.
     HmacSha384,
+    /// PRF_HMAC_SHA2_512.
+    HmacSha512,
 }
 
 /// A key exchange method.
@@ -320,6 +324,10 @@ pub enum Prf {
 pub enum KeyExchange {
     /// Group 19, 256-bit random ECP.
     Ecp256,
+    /// Group 20, 384-bit random ECP.
+    Ecp384,
+    /// Group 21, 521-bit random ECP.
+    Ecp521,
     /// Group 31, Curve25519.
     X25519,
 }

@@ -195,7 +195,7 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
 fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
     let one = |proposal: &suite::IkeProposal| IkeProposal {
         encryption: known(&proposal.encryption, encryption),
-        prf: known(&proposal.prf, prf),
+        prf: proposal.prf.iter().copied().map(prf).collect(),
         key_exchange: known(&proposal.key_exchange, key_exchange),
         additional: known(&proposal.additional_key_exchange, kem),
     };
@@ -245,29 +245,26 @@ fn encryption(name: suite::Encryption) -> Option<Encryption> {
     match name {
         suite::Encryption::AesGcm16With128 => Some(Encryption::AesGcm16Key128),
         suite::Encryption::AesGcm16With256 => Some(Encryption::AesGcm16Key256),
-        suite::Encryption::AesCbc128 | suite::Encryption::AesCbc256 | suite::Encryption::ChaCha20Poly1305 => {
-            None
-        }
+        suite::Encryption::ChaCha20Poly1305 => Some(Encryption::ChaCha20Poly1305),
+        suite::Encryption::AesCbc128 | suite::Encryption::AesCbc256 => None,
     }
 }
 
-fn prf(name: suite::Prf) -> Option<Prf> {
+fn prf(name: suite::Prf) -> Prf {
     match name {
-        suite::Prf::HmacSha2With256 => Some(Prf::HmacSha256),
-        suite::Prf::HmacSha2With384 => Some(Prf::HmacSha384),
-        suite::Prf::HmacSha2With512 => None,
+        suite::Prf::HmacSha2With256 => Prf::HmacSha256,
+        suite::Prf::HmacSha2With384 => Prf::HmacSha384,
+        suite::Prf::HmacSha2With512 => Prf::HmacSha512,
     }
 }
 
 fn key_exchange(name: suite::KeyExchange) -> Option<KeyExchange> {
     match name {
         suite::KeyExchange::Ecp256 => Some(KeyExchange::Ecp256),
+        suite::KeyExchange::Ecp384 => Some(KeyExchange::Ecp384),
+        suite::KeyExchange::Ecp521 => Some(KeyExchange::Ecp521),
         suite::KeyExchange::X25519 => Some(KeyExchange::X25519),
-        suite::KeyExchange::Ecp384
-        | suite::KeyExchange::Ecp521
-        | suite::KeyExchange::Modp2048
-        | suite::KeyExchange::Modp3072
-        | suite::KeyExchange::Modp4096 => None,
+        suite::KeyExchange::Modp2048 | suite::KeyExchange::Modp3072 | suite::KeyExchange::Modp4096 => None,
     }
 }
 

@@ -1,10 +1,10 @@
-//! X25519 (RFC 8031) and ECP-256 (RFC 5903).
+//! X25519 (RFC 8031), ECP-256, ECP-384 and ECP-521 (RFC 5903).
 
-use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey};
+use aws_lc_rs::agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521, PrivateKey, UnparsedPublicKey};
 use ipsecmesh_ike::KeyExchange;
 use ipsecmesh_ike::crypto::{ActiveKeyExchange, CryptoError, KeyExchangeBackend, Secret, SecureRandom};
 
-use crate::shared::{UNCOMPRESSED, draw, p256_public, shared_secret};
+use crate::shared::{draw, point_of, public_value_of, scalar_length, shared_secret};
 
 pub(super) struct Agreement;
 
@@ -16,20 +16,15 @@ impl KeyExchangeBackend for Agreement {
     ) -> Result<Box<dyn ActiveKeyExchange>, CryptoError> {
         let algorithm = match method {
             KeyExchange::Ecp256 => &ECDH_P256,
+            KeyExchange::Ecp384 => &ECDH_P384,
+            KeyExchange::Ecp521 => &ECDH_P521,
             KeyExchange::X25519 => &agreement::X25519,
         };
-        let private = draw(random, |scalar| {
+        let private = draw(method, random, |scalar| {
             PrivateKey::from_private_key(algorithm, scalar).ok()
         })?;
         let public = private.compute_public_key().map_err(|_| CryptoError::Random)?;
-        let public = match method {
-            KeyExchange::Ecp256 => public
-                .as_ref()
-                .strip_prefix(&[UNCOMPRESSED])
-                .unwrap_or_default()
-                .to_vec(),
-            KeyExchange::X25519 => public.as_ref().to_vec(),
-        };
+        let public = public_value_of(method, public.as_ref()).to_vec();
         Ok(Box::new(Active {
             method,
             algorithm,
@@ -56,21 +51,11 @@ impl ActiveKeyExchange for Active {
     }
 
     fn complete(&self, peer_public_value: &[u8]) -> Result<Secret, CryptoError> {
-        match self.method {
-            KeyExchange::Ecp256 => self.agree(&p256_public(peer_public_value)?),
-            KeyExchange::X25519 => self.agree(peer_public_value),
-        }
-    }
-}
-
-impl Active {
-    fn agree(&self, peer: &[u8]) -> Result<Secret, CryptoError> {
-        let peer = UnparsedPublicKey::new(self.algorithm, peer);
-        agreement::agree(
-            &self.private,
-            peer,
-            CryptoError::InvalidPublicValue,
-            shared_secret,
-        )
+        let point = point_of(self.method, peer_public_value)?;
+        let peer = UnparsedPublicKey::new(self.algorithm, point);
+        let length = scalar_length(self.method);
+        agreement::agree(&self.private, peer, CryptoError::InvalidPublicValue, |bytes| {
+            shared_secret(bytes, length)
+        })
     }
 }

@@ -4,7 +4,7 @@ mod kem;
 mod key_exchange;
 mod signature;
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::{digest, hmac};
 use ipsecmesh_ike::crypto::{
@@ -20,7 +20,7 @@ pub static PROVIDER: Provider = Provider {
     name: "aws-lc-rs",
     random: &OsRandom,
     prf: &Hmac,
-    aead: &AesGcm,
+    aead: &Aead,
     key_exchange: &key_exchange::Agreement,
     kem: &kem::MlKem,
     hash: &Digest,
@@ -44,6 +44,7 @@ impl PrfBackend for Hmac {
         let algorithm = match prf {
             Prf::HmacSha384 => hmac::HMAC_SHA384,
             Prf::HmacSha256 => hmac::HMAC_SHA256,
+            Prf::HmacSha512 => hmac::HMAC_SHA512,
         };
         Box::new(HmacKey(hmac::Key::new(algorithm, key)))
     }
@@ -61,10 +62,10 @@ impl KeyedPrf for HmacKey {
     }
 }
 
-/// AES-GCM with a 16-byte tag (RFC 5282, RFC 4106).
-struct AesGcm;
+/// AES-GCM with a 16-byte tag (RFC 5282, RFC 4106) and ChaCha20-Poly1305 (RFC 7634).
+struct Aead;
 
-impl AeadBackend for AesGcm {
+impl AeadBackend for Aead {
     fn seal(
         &self,
         encryption: Encryption,
@@ -73,7 +74,7 @@ impl AeadBackend for AesGcm {
         aad: &[u8],
         in_out: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
-        aes_gcm_key(encryption, key)?
+        aead_key(encryption, key)?
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), in_out)
             .map_err(|_| CryptoError::MessageTooLong)
     }
@@ -89,17 +90,18 @@ impl AeadBackend for AesGcm {
         if in_out.len() < TAG_LENGTH {
             return Err(CryptoError::Unauthenticated);
         }
-        aes_gcm_key(encryption, key)?
+        aead_key(encryption, key)?
             .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), in_out)
             .map(|plaintext| &*plaintext)
             .map_err(|_| CryptoError::Unauthenticated)
     }
 }
 
-fn aes_gcm_key(encryption: Encryption, key: &[u8]) -> Result<LessSafeKey, CryptoError> {
+fn aead_key(encryption: Encryption, key: &[u8]) -> Result<LessSafeKey, CryptoError> {
     let algorithm = match encryption {
         Encryption::AesGcm16Key128 => &AES_128_GCM,
         Encryption::AesGcm16Key256 => &AES_256_GCM,
+        Encryption::ChaCha20Poly1305 => &CHACHA20_POLY1305,
     };
     UnboundKey::new(algorithm, key)
         .map(LessSafeKey::new)

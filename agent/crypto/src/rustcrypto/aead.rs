@@ -1,12 +1,13 @@
-//! AES-GCM with a 16-byte tag (RFC 5282, RFC 4106).
+//! AES-GCM with a 16-byte tag (RFC 5282, RFC 4106) and ChaCha20-Poly1305 (RFC 7634).
 
 use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit, Nonce};
+use chacha20poly1305::ChaCha20Poly1305;
 use ipsecmesh_ike::Encryption;
 use ipsecmesh_ike::crypto::{AeadBackend, CryptoError, NONCE_LENGTH, TAG_LENGTH};
 
-pub(super) struct AesGcm;
+pub(super) struct Aead;
 
-impl AeadBackend for AesGcm {
+impl AeadBackend for Aead {
     fn seal(
         &self,
         encryption: Encryption,
@@ -19,6 +20,9 @@ impl AeadBackend for AesGcm {
         match encryption {
             Encryption::AesGcm16Key128 => keyed::<Aes128Gcm>(key)?.encrypt_in_place(nonce, aad, in_out),
             Encryption::AesGcm16Key256 => keyed::<Aes256Gcm>(key)?.encrypt_in_place(nonce, aad, in_out),
+            Encryption::ChaCha20Poly1305 => {
+                keyed::<ChaCha20Poly1305>(key)?.encrypt_in_place(nonce, aad, in_out)
+            }
         }
         .map_err(|_| CryptoError::MessageTooLong)
     }
@@ -42,6 +46,9 @@ impl AeadBackend for AesGcm {
             }
             Encryption::AesGcm16Key256 => {
                 keyed::<Aes256Gcm>(key)?.decrypt_inout_detached(nonce, aad, (&mut *text).into(), tag)
+            }
+            Encryption::ChaCha20Poly1305 => {
+                keyed::<ChaCha20Poly1305>(key)?.decrypt_inout_detached(nonce, aad, (&mut *text).into(), tag)
             }
         }
         .map_err(|_| CryptoError::Unauthenticated)?;

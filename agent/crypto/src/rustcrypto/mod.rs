@@ -10,16 +10,16 @@ use ipsecmesh_ike::Prf;
 use ipsecmesh_ike::crypto::{CryptoError, HashBackend, KeyedPrf, PrfBackend, Provider, Secret, SecureRandom};
 use sha1::Sha1;
 use sha2::digest::Digest;
-use sha2::{Sha256, Sha384};
+use sha2::{Sha256, Sha384, Sha512};
 
 pub use signature::EcdsaP256Signer;
 
-/// aes-gcm, sha2, hmac, x25519-dalek, p256, ml-kem.
+/// aes-gcm, chacha20poly1305, sha2, hmac, x25519-dalek, p256, p384, p521, ml-kem.
 pub static PROVIDER: Provider = Provider {
     name: "rustcrypto",
     random: &OsRandom,
     prf: &HmacPrf,
-    aead: &aead::AesGcm,
+    aead: &aead::Aead,
     key_exchange: &key_exchange::Agreement,
     kem: &kem::MlKem,
     hash: &Hashes,
@@ -43,6 +43,7 @@ impl PrfBackend for HmacPrf {
         match prf {
             Prf::HmacSha256 => Box::new(HmacKey(hmac::<Hmac<Sha256>>(key))),
             Prf::HmacSha384 => Box::new(HmacKey(hmac::<Hmac<Sha384>>(key))),
+            Prf::HmacSha512 => Box::new(HmacKey(hmac::<Hmac<Sha512>>(key))),
         }
     }
 }

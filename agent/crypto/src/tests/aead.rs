@@ -1,5 +1,5 @@
-//! AES-GCM: test cases 4 and 16 of the specification that NIST SP 800-38D refers to, and each provider opens what the
-//! other sealed.
+//! AES-GCM: test cases 4 and 16 of the specification that NIST SP 800-38D refers to. ChaCha20-Poly1305: RFC 8439 §2.8.2.
+//! And each provider opens what the other sealed.
 
 use ipsecmesh_ike::Encryption;
 use ipsecmesh_ike::crypto::CryptoError;
@@ -7,7 +7,11 @@ use proptest::prelude::*;
 
 use super::{PROVIDERS, hex};
 
-const CIPHERS: [Encryption; 2] = [Encryption::AesGcm16Key128, Encryption::AesGcm16Key256];
+const CIPHERS: [Encryption; 3] = [
+    Encryption::AesGcm16Key128,
+    Encryption::AesGcm16Key256,
+    Encryption::ChaCha20Poly1305,
+];
 
 #[test]
 fn published_vectors() {
@@ -48,6 +52,31 @@ fn published_vectors() {
                 text
             );
         }
+    }
+}
+
+#[test]
+fn a_published_vector_of_chacha20_poly1305() {
+    let key = hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f");
+    let nonce: [u8; 12] = hex("070000004041424344454647").try_into().unwrap();
+    let aad = hex("50515253c0c1c2c3c4c5c6c7");
+    let text = hex("4c616469657320616e642047656e746c656d656e206f662074686520636c6173
+                    73206f66202739393a204966204920636f756c64206f6666657220796f75206f
+                    6e6c79206f6e652074697020666f7220746865206675747572652c2073756e73
+                    637265656e20776f756c642062652069742e");
+    let sealed = hex("d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d6
+                      3dbea45e8ca9671282fafb69da92728b1a71de0a9e060b2905d6a5b67ecd3b36
+                      92ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808b4831d7bc
+                      3ff4def08e4b7a9de576d26586cec64b6116 1ae10b594f09e26a7e902ecbd0600691");
+    for provider in PROVIDERS {
+        let (backend, cipher) = (provider.aead, Encryption::ChaCha20Poly1305);
+        let mut buffer = text.clone();
+        backend.seal(cipher, &key, &nonce, &aad, &mut buffer).unwrap();
+        assert_eq!(buffer, sealed, "{}", provider.name);
+        assert_eq!(
+            backend.open(cipher, &key, &nonce, &aad, &mut buffer).unwrap(),
+            text
+        );
     }
 }
 

@@ -1,11 +1,17 @@
-//! X25519: RFC 7748 §6.1. ECP-256: RFC 5903 §8.1. And provider against provider.
+//! X25519: RFC 7748 §6.1. ECP-256, ECP-384, ECP-521: RFC 5903 §8. And provider against provider.
 
 use ipsecmesh_ike::KeyExchange;
 use ipsecmesh_ike::crypto::{CryptoError, Provider};
 
 use super::{Fixed, PROVIDERS, hex};
 
-const METHODS: [(KeyExchange, usize); 2] = [(KeyExchange::Ecp256, 64), (KeyExchange::X25519, 32)];
+/// Methods with the lengths of their public values and of their secrets.
+const METHODS: [(KeyExchange, usize, usize); 4] = [
+    (KeyExchange::Ecp256, 64, 32),
+    (KeyExchange::Ecp384, 96, 48),
+    (KeyExchange::Ecp521, 132, 66),
+    (KeyExchange::X25519, 32, 32),
+];
 
 /// Private, public and shared values of a published vector.
 struct Vector {
@@ -17,7 +23,7 @@ struct Vector {
     shared: &'static str,
 }
 
-const VECTORS: [Vector; 2] = [
+const VECTORS: [Vector; 4] = [
     Vector {
         method: KeyExchange::X25519,
         ours: "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a",
@@ -35,6 +41,40 @@ const VECTORS: [Vector; 2] = [
         their_public: "d12dfb5289c8d4f81208b70270398c342296970a0bccb74c736fc7554494bf63
                        56fbf3ca366cc23e8157854c13c58d6aac23f046ada30f8353e74f33039872ab",
         shared: "d6840f6b42f6edafd13116e0e12565202fef8e9ece7dce03812464d04b9442de",
+    },
+    Vector {
+        method: KeyExchange::Ecp384,
+        ours: "099f3c7034d4a2c699884d73a375a67f7624ef7c6b3c0f160647b67414dce655
+               e35b538041e649ee3faef896783ab194",
+        our_public: "667842d7d180ac2cde6f74f37551f55755c7645c20ef73e31634fe72b4c55ee6
+                     de3ac808acb4bdb4c88732aee95f41aa
+                     9482ed1fc0eeb9cafc4984625ccfc23f65032149e0e144ada024181535a0f38e
+                     eb9fcff3c2c947dae69b4c634573a81c",
+        theirs: "41cb0779b4bdb85d47846725fbec3c9430fab46cc8dc5060855cc9bda0aa2942
+                 e0308312916b8ed2960e4bd55a7448fc",
+        their_public: "e558dbef53eecde3d3fccfc1aea08a89a987475d12fd950d83cfa41732bc509d
+                       0d1ac43a0336def96fda41d0774a3571
+                       dcfbec7aacf3196472169e838430367f66eebe3c6e70c416dd5f0c68759dd1ff
+                       f83fa40142209dff5eaad96db9e6386c",
+        shared: "11187331c279962d93d604243fd592cb9d0a926f422e47187521287e7156c5c4
+                 d603135569b9e9d09cf5d4a270f59746",
+    },
+    Vector {
+        method: KeyExchange::Ecp521,
+        ours: "0037ade9319a89f4dabdb3ef411aaccca5123c61acab57b5393dce47608172a0
+               95aa85a30fe1c2952c6771d937ba9777f5957b2639bab072462f68c27a57382d4a52",
+        our_public: "0015417e84dbf28c0ad3c278713349dc7df153c897a1891bd98bab4357c9ecbe
+                     e1e3bf42e00b8e380aeae57c2d107564941885942af5a7f4601723c4195d176ced3e
+                     017cae20b6641d2eeb695786d8c946146239d099e18e1d5a514c739d7cb4a10a
+                     d8a788015ac405d7799dc75e7b7d5b6cf2261a6a7f1507438bf01beb6ca3926f9582",
+        theirs: "0145ba99a847af43793fdd0e872e7cdfa16be30fdc780f97bccc3f078380201e
+                 9c677d600b343757a3bdbf2a3163e4c2f869cca7458aa4a4effc311f5cb151685eb9",
+        their_public: "00d0b3975ac4b799f5bea16d5e13e9af971d5e9b984c9f39728b5e5739735a21
+                       9b97c356436adc6e95bb0352f6be64a6c2912d4ef2d0433ced2b6171640012d9460f
+                       015c68226383956e3bd066e797b623c27ce0eac2f551a10c2c724d9852077b87
+                       220b6536c5c408a1d2aebb8e86d678ae49cb57091f4732296579ab44fcd17f0fc56a",
+        shared: "01144c7d79ae6956bc8edb8e7c787c4521cb086fa64407f97894e5e6b2d79b04
+                 d1427e73ca4baa240a34786859810c06b3c715a3a8cc3151f2bee417996d19f3ddea",
     },
 ];
 
@@ -82,7 +122,7 @@ fn published_vectors() {
 
 #[test]
 fn both_providers_agree_on_drawn_values() {
-    for (method, length) in METHODS {
+    for (method, length, _) in METHODS {
         for (a, b) in [(PROVIDERS[0], PROVIDERS[1]), (PROVIDERS[1], PROVIDERS[0])] {
             let ours = a.key_exchange.start(method, a.random).unwrap();
             let theirs = b.key_exchange.start(method, b.random).unwrap();
@@ -96,21 +136,29 @@ fn both_providers_agree_on_drawn_values() {
 /// One shared secret and one public value in 256 begins with a zero byte: both are sent and hashed at full length.
 #[test]
 fn r5_leading_zeros_are_kept() {
-    for (method, length) in METHODS {
+    for (method, length, secret_length) in METHODS {
         let vector = VECTORS.iter().find(|vector| vector.method == method).unwrap();
         let peer = hex(vector.their_public);
         let mut seen = (false, false);
         for counter in 1..=u16::MAX {
             let mut private = hex(vector.ours);
-            private[30..].copy_from_slice(&counter.to_be_bytes());
+            private[secret_length - 2..].copy_from_slice(&counter.to_be_bytes());
             let active = PROVIDERS[0]
                 .key_exchange
                 .start(method, &Fixed(private.clone()))
                 .unwrap();
             let secret = active.complete(&peer).unwrap();
-            let zeros = (active.public_value()[0] == 0, secret.expose()[0] == 0);
+            // The first byte of a value of ECP-521 has one bit only: there it is the second that counts.
+            let first = usize::from(method == KeyExchange::Ecp521);
+            let zeros = (
+                active.public_value()[..=first] == [0; 2][..=first],
+                secret.expose()[..=first] == [0; 2][..=first],
+            );
             if zeros.0 || zeros.1 {
-                assert_eq!((active.public_value().len(), secret.expose().len()), (length, 32));
+                assert_eq!(
+                    (active.public_value().len(), secret.expose().len()),
+                    (length, secret_length)
+                );
                 let other = PROVIDERS[1]
                     .key_exchange
                     .start(method, &Fixed(private.clone()))
@@ -133,9 +181,9 @@ fn r5_leading_zeros_are_kept() {
 #[test]
 fn values_of_the_wrong_length_are_refused() {
     for provider in PROVIDERS {
-        for (method, length) in METHODS {
+        for (method, length, _) in METHODS {
             let active = provider.key_exchange.start(method, provider.random).unwrap();
-            for wrong in [0, 1, 31, 32, 33, 63, 64, 65, 66, 1184] {
+            for wrong in [0, 1, 31, 32, 33, 63, 64, 65, 66, 96, 97, 131, 132, 133, 1184] {
                 if wrong != length {
                     let completed = active.complete(&vec![4; wrong]);
                     assert_eq!(completed.unwrap_err(), CryptoError::InvalidPublicValue);
@@ -147,18 +195,19 @@ fn values_of_the_wrong_length_are_refused() {
 
 #[test]
 fn values_that_are_no_point_or_of_small_order_are_refused() {
-    let mut off_curve = hex(VECTORS[1].their_public);
-    off_curve[63] ^= 1;
-    let all_zero = vec![0; 64];
     let mut order_one = vec![0; 32];
     order_one[0] = 1;
     let order_eight = hex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800");
     let p = hex("edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f");
     for provider in PROVIDERS {
-        for value in [&off_curve, &all_zero] {
-            let private = hex(VECTORS[1].ours);
-            let secret = shared(provider, KeyExchange::Ecp256, &private, value);
-            assert_eq!(secret, Err(CryptoError::InvalidPublicValue), "{}", provider.name);
+        for vector in &VECTORS[1..] {
+            let mut off_curve = hex(vector.their_public);
+            *off_curve.last_mut().unwrap() ^= 1;
+            let all_zero = vec![0; off_curve.len()];
+            for value in [&off_curve, &all_zero] {
+                let secret = shared(provider, vector.method, &hex(vector.ours), value);
+                assert_eq!(secret, Err(CryptoError::InvalidPublicValue), "{}", provider.name);
+            }
         }
         for value in [&vec![0; 32], &order_one, &order_eight, &p] {
             let private = hex(VECTORS[0].ours);
@@ -171,10 +220,15 @@ fn values_that_are_no_point_or_of_small_order_are_refused() {
 #[test]
 fn a_broken_random_source_is_an_error_and_not_a_weak_key() {
     for provider in PROVIDERS {
-        // Zero and the order of the group are no private values of P-256.
-        for scalar in [vec![0; 32], vec![0xff; 32]] {
-            let started = provider.key_exchange.start(KeyExchange::Ecp256, &Fixed(scalar));
-            assert_eq!(started.err(), Some(CryptoError::Random));
+        // Zero and the order of the group are no private values of the NIST curves.
+        for (method, _, length) in METHODS
+            .into_iter()
+            .filter(|method| method.0 != KeyExchange::X25519)
+        {
+            for scalar in [vec![0; length], vec![0xff; length]] {
+                let started = provider.key_exchange.start(method, &Fixed(scalar));
+                assert_eq!(started.err(), Some(CryptoError::Random));
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ impl fmt::Display for Encryption {
         f.write_str(match self {
             Self::AesGcm16Key128 => "AES-GCM-16-128",
             Self::AesGcm16Key256 => "AES-GCM-16-256",
+            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
         })
     }
 }
@@ -19,6 +20,7 @@ impl fmt::Display for Prf {
         f.write_str(match self {
             Self::HmacSha256 => "HMAC-SHA2-256",
             Self::HmacSha384 => "HMAC-SHA2-384",
+            Self::HmacSha512 => "HMAC-SHA2-512",
         })
     }
 }
@@ -27,6 +29,8 @@ impl fmt::Display for KeyExchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ecp256 => "ECP-256",
+            Self::Ecp384 => "ECP-384",
+            Self::Ecp521 => "ECP-521",
             Self::X25519 => "X25519",
         })
     }

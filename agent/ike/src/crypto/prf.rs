@@ -13,6 +13,7 @@ impl Prf {
         match self {
             Self::HmacSha256 => 32,
             Self::HmacSha384 => 48,
+            Self::HmacSha512 => 64,
         }
     }
 }

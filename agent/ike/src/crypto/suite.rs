@@ -31,14 +31,14 @@ impl Encryption {
     pub fn key_length(self) -> usize {
         match self {
             Self::AesGcm16Key128 => 16,
-            Self::AesGcm16Key256 => 32,
+            Self::AesGcm16Key256 | Self::ChaCha20Poly1305 => 32,
         }
     }
 
-    /// Length of the salt that follows the key in the key material (RFC 5282 §7.1, RFC 4106 §8.1).
+    /// Length of the salt that follows the key in the key material (RFC 5282 §7.1, RFC 4106 §8.1, RFC 7634 §2).
     pub fn salt_length(self) -> usize {
         match self {
-            Self::AesGcm16Key128 | Self::AesGcm16Key256 => 4,
+            Self::AesGcm16Key128 | Self::AesGcm16Key256 | Self::ChaCha20Poly1305 => 4,
         }
     }
 }

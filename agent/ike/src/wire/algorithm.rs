@@ -6,21 +6,30 @@ use crate::config::{Encryption, Kem, KeyExchange, Prf};
 
 /// ENCR_AES_GCM_16 (RFC 5282 §7.2).
 const AES_GCM_16: u16 = 20;
-/// PRF_HMAC_SHA2_256 and PRF_HMAC_SHA2_384 (RFC 4868 §2.6).
+/// ENCR_CHACHA20_POLY1305, whose keys have one length only (RFC 7634 §4).
+const CHACHA20_POLY1305: u16 = 28;
+/// PRF_HMAC_SHA2_256, PRF_HMAC_SHA2_384 and PRF_HMAC_SHA2_512 (RFC 4868 §2.6).
 const HMAC_SHA2_256: u16 = 5;
 const HMAC_SHA2_384: u16 = 6;
+const HMAC_SHA2_512: u16 = 7;
 /// Extended sequence numbers (RFC 7296 §3.3.2).
 const NO_ESN: u16 = 0;
 const ESN: u16 = 1;
 
 /// The methods that a KE payload can name.
-const KEY_EXCHANGES: [KeyExchange; 2] = [KeyExchange::Ecp256, KeyExchange::X25519];
+const KEY_EXCHANGES: [KeyExchange; 4] = [
+    KeyExchange::Ecp256,
+    KeyExchange::Ecp384,
+    KeyExchange::Ecp521,
+    KeyExchange::X25519,
+];
 
 impl From<Encryption> for Transform {
     fn from(encryption: Encryption) -> Self {
         match encryption {
             Encryption::AesGcm16Key128 => Self::with_key_length(TransformType::ENCR, AES_GCM_16, 128),
             Encryption::AesGcm16Key256 => Self::with_key_length(TransformType::ENCR, AES_GCM_16, 256),
+            Encryption::ChaCha20Poly1305 => Self::new(TransformType::ENCR, CHACHA20_POLY1305),
         }
     }
 }
@@ -30,6 +39,7 @@ impl From<Prf> for Transform {
         match prf {
             Prf::HmacSha256 => Self::new(TransformType::PRF, HMAC_SHA2_256),
             Prf::HmacSha384 => Self::new(TransformType::PRF, HMAC_SHA2_384),
+            Prf::HmacSha512 => Self::new(TransformType::PRF, HMAC_SHA2_512),
         }
     }
 }
@@ -60,6 +70,8 @@ impl From<KeyExchange> for KeyExchangeMethod {
     fn from(method: KeyExchange) -> Self {
         match method {
             KeyExchange::Ecp256 => Self::ECP_256,
+            KeyExchange::Ecp384 => Self::ECP_384,
+            KeyExchange::Ecp521 => Self::ECP_521,
             KeyExchange::X25519 => Self::X25519,
         }
     }

@@ -149,6 +149,8 @@ code_points! {
         ECP_256 = 19,
         /// 384-bit random ECP group (RFC 5903).
         ECP_384 = 20,
+        /// 521-bit random ECP group (RFC 5903).
+        ECP_521 = 21,
         /// Curve25519 (RFC 8031).
         X25519 = 31,
         /// ML-KEM-512 (draft-ietf-ipsecme-ikev2-mlkem §2.3).

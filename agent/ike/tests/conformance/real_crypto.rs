@@ -126,9 +126,14 @@ fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyEx
         config.ike_proposals[0].additional = match (method, prf) {
             (KeyExchange::X25519, Prf::HmacSha384) => vec![Kem::MlKem768],
             (KeyExchange::X25519, Prf::HmacSha256) => vec![Kem::MlKem512],
-            (KeyExchange::Ecp256, Prf::HmacSha384) => vec![Kem::MlKem1024],
-            (KeyExchange::Ecp256, Prf::HmacSha256) => Vec::new(),
+            (KeyExchange::Ecp256 | KeyExchange::Ecp384, Prf::HmacSha384) => vec![Kem::MlKem1024],
+            _ => Vec::new(),
         };
+        config.ike_proposals[0].encryption = vec![match prf {
+            Prf::HmacSha256 => Encryption::AesGcm16Key128,
+            Prf::HmacSha384 => Encryption::AesGcm16Key256,
+            Prf::HmacSha512 => Encryption::ChaCha20Poly1305,
+        }];
         config.children[0].proposals[0].key_exchange = vec![method];
         if host == 2 {
             config.initiation = Initiation::OnDemand;
@@ -165,8 +170,13 @@ fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyEx
 fn both_providers_agree_on_every_suite_with_both_proofs_and_through_both_rekeys() {
     for first in PROVIDERS {
         for second in PROVIDERS {
-            for method in [KeyExchange::X25519, KeyExchange::Ecp256] {
-                for prf in [Prf::HmacSha256, Prf::HmacSha384] {
+            for method in [
+                KeyExchange::X25519,
+                KeyExchange::Ecp256,
+                KeyExchange::Ecp384,
+                KeyExchange::Ecp521,
+            ] {
+                for prf in [Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512] {
                     established([first, second], &psk(SECRET), method, prf);
                     established([first, second], &PeerAuth::Certificate, method, prf);
                 }

@@ -34,7 +34,7 @@ fn every_test_that_the_page_names_exists() {
     let named: Vec<(&str, &str)> = quoted.filter_map(|words| words.split_once("::")).collect();
     assert!(named.len() > 100, "the page names {} tests", named.len());
     for (theme, test) in named {
-        let declared = format!("fn {test}()");
+        let declared = format!("fn {test}(");
         let found = theme == "theme" || sources(theme).iter().any(|source| source.contains(&declared));
         assert!(
             found,

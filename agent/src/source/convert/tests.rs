@@ -60,7 +60,7 @@ fn an_empty_tunnel_has_the_documented_defaults() {
     assert_eq!(ike[0].key_exchange, [KeyExchange::X25519]);
     assert_eq!(
         converted.child_proposals[0].encryption,
-        [Encryption::AesGcm16Key256]
+        [Encryption::AesGcm16Key256, Encryption::ChaCha20Poly1305]
     );
 }
 
@@ -92,7 +92,10 @@ fn an_edit_that_cannot_be_carried_out_changes_nothing_but_the_phase() {
     type Edit = fn(&mut IPsecTunnelSpec);
     let before = tunnel(&object(|_| {}), None).value.expect("in force");
     let edits: [(&str, Edit); 4] = [
-        ("spec.suite", |spec| spec.suite = Some(Suite::Cnsa2)),
+        ("spec.ike.proposals[0].keyExchange", |spec| {
+            spec.ike.proposals = Suite::Fips.ike();
+            spec.ike.proposals[0].key_exchange = vec![suite::KeyExchange::Modp2048];
+        }),
         ("spec.traffic.type", |spec| {
             spec.traffic.type_ = tunnel::TrafficType::Host;
         }),
@@ -135,7 +138,7 @@ fn a_tunnel_made_anew_takes_nothing_from_its_namesake() {
     let before = tunnel(&object(|_| {}), None).value.expect("in force");
     let other = object(|object| {
         object.metadata.uid = Some("uid-2".to_owned());
-        object.spec.suite = Some(Suite::Cnsa2);
+        object.spec.protocol = tunnel::Protocol::Ah;
     });
     let row = tunnel(&other, Some(&before)).value.expect("policies stand");
     assert!(row.tunnel.ike_proposals.is_empty());
@@ -178,7 +181,7 @@ fn unknown_key_exchanges_never_become_none() {
     let edited = object(|object| {
         object.spec.child_sa.proposals = vec![suite::ChildProposal {
             encryption: vec![suite::Encryption::AesGcm16With128],
-            key_exchange: vec![suite::KeyExchange::Ecp384],
+            key_exchange: vec![suite::KeyExchange::Modp2048],
             ..suite::ChildProposal::default()
         }];
     });
