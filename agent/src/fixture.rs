@@ -10,6 +10,7 @@ use ipsecmesh_ike::{
 pub(crate) fn ike_proposals() -> Vec<IkeProposal> {
     vec![IkeProposal {
         encryption: vec![Encryption::AesGcm16Key256],
+        integrity: Vec::new(),
         prf: vec![Prf::HmacSha384],
         key_exchange: vec![KeyExchange::X25519],
         additional: Vec::new(),
@@ -20,6 +21,7 @@ pub(crate) fn ike_proposals() -> Vec<IkeProposal> {
 pub(crate) fn child_proposals() -> Vec<ChildProposal> {
     vec![ChildProposal {
         encryption: vec![Encryption::AesGcm16Key256],
+        integrity: Vec::new(),
         key_exchange: vec![KeyExchange::X25519],
     }]
 }

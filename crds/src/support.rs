@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     authority::{AuthorityType, Delivery, IPsecAuthoritySpec},
-    suite::{AdditionalKeyExchange, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchange},
+    suite::{AdditionalKeyExchange, ChildProposal, IkeProposal, KeyExchange},
     tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, Protocol, RemoteType, TrafficType},
 };
 
@@ -166,22 +166,6 @@ fn ike_proposal(field: &str, proposal: &IkeProposal, found: &mut Vec<Unsupported
     none_live(
         found,
         field,
-        "encryption",
-        &proposal.encryption,
-        live_cipher,
-        CIPHERS,
-    );
-    none_live(
-        found,
-        field,
-        "integrity",
-        &proposal.integrity,
-        |_: Integrity| false,
-        "none, with AES-GCM",
-    );
-    none_live(
-        found,
-        field,
         "keyExchange",
         &proposal.key_exchange,
         live_group,
@@ -190,22 +174,6 @@ fn ike_proposal(field: &str, proposal: &IkeProposal, found: &mut Vec<Unsupported
 }
 
 fn child_proposal(field: &str, proposal: &ChildProposal, found: &mut Vec<Unsupported>) {
-    none_live(
-        found,
-        field,
-        "encryption",
-        &proposal.encryption,
-        live_cipher,
-        CIPHERS,
-    );
-    none_live(
-        found,
-        field,
-        "integrity",
-        &proposal.integrity,
-        |_: Integrity| false,
-        "none, with AES-GCM",
-    );
     none_live(
         found,
         field,
@@ -249,10 +217,6 @@ fn none_live<T: Copy + fmt::Display>(
     });
 }
 
-fn live_cipher(cipher: Encryption) -> bool {
-    cipher.is_aead()
-}
-
 fn live_group(group: KeyExchange) -> bool {
     matches!(
         group,
@@ -260,7 +224,6 @@ fn live_group(group: KeyExchange) -> bool {
     )
 }
 
-const CIPHERS: &str = "AES-GCM-16-128, AES-GCM-16-256, ChaCha20-Poly1305";
 const GROUPS: &str = "X25519, ECP-256, ECP-384, ECP-521";
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod aead;
+mod cbc;
 mod hash;
 mod kem;
 mod key_exchange;

@@ -2,7 +2,7 @@
 
 use ipsecmesh_ike::{Encryption, Integrity, SaProtocol, SaSpec};
 use ipsecmesh_xfrm as xfrm;
-use ipsecmesh_xfrm::{Aead, Algorithm, Reqid};
+use ipsecmesh_xfrm::{Aead, Algorithm, Cipher, Reqid};
 
 use crate::spec::{Direction, Policy, PolicyAction, Prefix};
 
@@ -76,12 +76,15 @@ fn algorithm(spec: &SaSpec) -> Result<Algorithm, String> {
         Integrity::HmacSha512 => xfrm::Integrity::HmacSha512,
     });
     let cipher = spec.encryption.map(|encryption| match encryption {
-        Encryption::AesGcm16Key128 => Aead::AesGcm128,
-        Encryption::AesGcm16Key256 => Aead::AesGcm256,
-        Encryption::ChaCha20Poly1305 => Aead::ChaCha20Poly1305,
+        Encryption::AesGcm16Key128 => Ok(Aead::AesGcm128),
+        Encryption::AesGcm16Key256 => Ok(Aead::AesGcm256),
+        Encryption::ChaCha20Poly1305 => Ok(Aead::ChaCha20Poly1305),
+        Encryption::AesCbcKey128 => Err(Cipher::AesCbc128),
+        Encryption::AesCbcKey256 => Err(Cipher::AesCbc256),
     });
     match (spec.name.protocol, cipher, integrity) {
-        (SaProtocol::Esp, Some(aead), None) => Ok(Algorithm::Aead(aead)),
+        (SaProtocol::Esp, Some(Ok(aead)), None) => Ok(Algorithm::Aead(aead)),
+        (SaProtocol::Esp, Some(Err(cipher)), Some(integrity)) => Ok(Algorithm::Separate(cipher, integrity)),
         (SaProtocol::Ah, None, Some(integrity)) => Ok(Algorithm::Integrity(integrity)),
         (SaProtocol::Esp, ..) => Err(format!(
             "ESP with encryption {:?} and integrity {:?}: a combined-mode cipher goes without an integrity algorithm, any other \

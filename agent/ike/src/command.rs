@@ -12,6 +12,11 @@ use std::time::Duration;
 /// The end that does not lead leaves a re-establishment to the other for this long.
 const FOLLOWER_PATIENCE: Duration = Duration::from_secs(5);
 
+const UNSOUND_IKE: &str = "ike_proposals: AES-CBC needs an integrity algorithm, and combined modes go without; make two \
+                           proposals of it";
+const UNSOUND_CHILD: &str = "children.proposals: AES-CBC needs an integrity algorithm, and combined modes go without; make \
+                             two proposals of it";
+
 impl Endpoint {
     pub(crate) fn command(&mut self, command: Command) -> Result<(), CommandError> {
         match command {
@@ -313,6 +318,13 @@ fn validate(config: &PeerConfig) -> Result<(), CommandError> {
     if !config.ike_proposals.iter().all(whole) {
         return invalid("ike_proposals: each proposal needs a cipher, a PRF and a key exchange method");
     }
+    if !config
+        .ike_proposals
+        .iter()
+        .all(crate::config::IkeProposal::is_sound)
+    {
+        return invalid(UNSOUND_IKE);
+    }
     for (index, child) in config.children.iter().enumerate() {
         if config
             .children
@@ -327,6 +339,9 @@ fn validate(config: &PeerConfig) -> Result<(), CommandError> {
         }
         if child.proposals.is_empty() || child.proposals.iter().any(|p| p.encryption.is_empty()) {
             return invalid("children.proposals: each child needs a proposal with a cipher");
+        }
+        if !child.proposals.iter().all(crate::config::ChildProposal::is_sound) {
+            return invalid(UNSOUND_CHILD);
         }
         if child.local_selectors.is_empty() || child.remote_selectors.is_empty() {
             return invalid("children.local_selectors and children.remote_selectors need one selector each");

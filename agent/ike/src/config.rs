@@ -267,8 +267,10 @@ pub enum LivenessAction {
 /// One proposal of an IKE SA: each list in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IkeProposal {
-    /// Combined-mode ciphers (RFC 5282).
+    /// Ciphers: either combined modes only (RFC 5282), or none of them.
     pub encryption: Vec<Encryption>,
+    /// Integrity algorithms: empty with combined modes, and only with them.
+    pub integrity: Vec<Integrity>,
     /// Pseudorandom functions.
     pub prf: Vec<Prf>,
     /// Key exchange methods.
@@ -280,8 +282,10 @@ pub struct IkeProposal {
 /// One proposal of a CHILD SA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChildProposal {
-    /// Combined-mode ciphers (RFC 4106).
+    /// Ciphers: either combined modes only (RFC 4106), or none of them.
     pub encryption: Vec<Encryption>,
+    /// Integrity algorithms: empty with combined modes, and only with them.
+    pub integrity: Vec<Integrity>,
     /// Methods for perfect forward secrecy at CREATE_CHILD_SA; both "one of these" and "none" are offered and accepted.
     pub key_exchange: Vec<KeyExchange>,
 }
@@ -295,6 +299,10 @@ pub enum Encryption {
     AesGcm16Key256,
     /// ENCR_CHACHA20_POLY1305 (RFC 7634).
     ChaCha20Poly1305,
+    /// ENCR_AES_CBC with a 128-bit key (RFC 3602); needs an integrity algorithm.
+    AesCbcKey128,
+    /// ENCR_AES_CBC with a 256-bit key (RFC 3602); needs an integrity algorithm.
+    AesCbcKey256,
 }
 
 /// An integrity algorithm of an SA, for ciphers that do not authenticate and for AH.

@@ -17,8 +17,8 @@ use ipsecmesh_crds::units::ByteQuantity;
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
 use ipsecmesh_dataplane::Prefix;
 use ipsecmesh_ike::{
-    BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, Kem, KeyExchange, Lifetime, Liveness,
-    LivenessAction, Mode, Prf,
+    BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, Integrity, Kem, KeyExchange, Lifetime,
+    Liveness, LivenessAction, Mode, Prf,
 };
 use kube::ResourceExt as _;
 
@@ -194,7 +194,8 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
 /// none is known is left out as a whole: without it it would be another proposal.
 fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
     let one = |proposal: &suite::IkeProposal| IkeProposal {
-        encryption: known(&proposal.encryption, encryption),
+        encryption: proposal.encryption.iter().copied().map(encryption).collect(),
+        integrity: proposal.integrity.iter().copied().map(integrity).collect(),
         prf: proposal.prf.iter().copied().map(prf).collect(),
         key_exchange: known(&proposal.key_exchange, key_exchange),
         additional: known(&proposal.additional_key_exchange, kem),
@@ -204,7 +205,7 @@ fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
         .map(|proposal| (proposal, one(proposal)))
         .filter(|(wanted, one)| wanted.additional_key_exchange.is_empty() || !one.additional.is_empty())
         .map(|(_, one)| one)
-        .filter(|one| !one.encryption.is_empty() && !one.prf.is_empty() && !one.key_exchange.is_empty())
+        .filter(|one| one.is_sound() && !one.prf.is_empty() && !one.key_exchange.is_empty())
         .collect()
 }
 
@@ -212,11 +213,12 @@ fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
 fn child_proposals(spec: &IPsecTunnelSpec) -> Vec<ChildProposal> {
     let one = |proposal: &suite::ChildProposal| {
         let made = ChildProposal {
-            encryption: known(&proposal.encryption, encryption),
+            encryption: proposal.encryption.iter().copied().map(encryption).collect(),
+            integrity: proposal.integrity.iter().copied().map(integrity).collect(),
             key_exchange: known(&proposal.key_exchange, key_exchange),
         };
         let secrecy = proposal.key_exchange.is_empty() || !made.key_exchange.is_empty();
-        (secrecy && !made.encryption.is_empty()).then_some(made)
+        (secrecy && made.is_sound()).then_some(made)
     };
     spec.effective_child_proposals()
         .iter()
@@ -241,12 +243,21 @@ fn kem(name: suite::AdditionalKeyExchange) -> Option<Kem> {
     })
 }
 
-fn encryption(name: suite::Encryption) -> Option<Encryption> {
+fn encryption(name: suite::Encryption) -> Encryption {
     match name {
-        suite::Encryption::AesGcm16With128 => Some(Encryption::AesGcm16Key128),
-        suite::Encryption::AesGcm16With256 => Some(Encryption::AesGcm16Key256),
-        suite::Encryption::ChaCha20Poly1305 => Some(Encryption::ChaCha20Poly1305),
-        suite::Encryption::AesCbc128 | suite::Encryption::AesCbc256 => None,
+        suite::Encryption::AesGcm16With128 => Encryption::AesGcm16Key128,
+        suite::Encryption::AesGcm16With256 => Encryption::AesGcm16Key256,
+        suite::Encryption::ChaCha20Poly1305 => Encryption::ChaCha20Poly1305,
+        suite::Encryption::AesCbc128 => Encryption::AesCbcKey128,
+        suite::Encryption::AesCbc256 => Encryption::AesCbcKey256,
+    }
+}
+
+fn integrity(name: suite::Integrity) -> Integrity {
+    match name {
+        suite::Integrity::HmacSha2With256 => Integrity::HmacSha256,
+        suite::Integrity::HmacSha2With384 => Integrity::HmacSha384,
+        suite::Integrity::HmacSha2With512 => Integrity::HmacSha512,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The default provider, on aws-lc-rs.
 
+mod cbc;
 mod kem;
 mod key_exchange;
 mod signature;
@@ -21,6 +22,7 @@ pub static PROVIDER: Provider = Provider {
     random: &OsRandom,
     prf: &Hmac,
     aead: &Aead,
+    cbc: &cbc::AesCbc,
     key_exchange: &key_exchange::Agreement,
     kem: &kem::MlKem,
     hash: &Digest,
@@ -102,6 +104,7 @@ fn aead_key(encryption: Encryption, key: &[u8]) -> Result<LessSafeKey, CryptoErr
         Encryption::AesGcm16Key128 => &AES_128_GCM,
         Encryption::AesGcm16Key256 => &AES_256_GCM,
         Encryption::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+        Encryption::AesCbcKey128 | Encryption::AesCbcKey256 => return Err(CryptoError::Unsupported),
     };
     UnboundKey::new(algorithm, key)
         .map(LessSafeKey::new)

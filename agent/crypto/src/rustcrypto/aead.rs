@@ -23,6 +23,7 @@ impl AeadBackend for Aead {
             Encryption::ChaCha20Poly1305 => {
                 keyed::<ChaCha20Poly1305>(key)?.encrypt_in_place(nonce, aad, in_out)
             }
+            Encryption::AesCbcKey128 | Encryption::AesCbcKey256 => return Err(CryptoError::Unsupported),
         }
         .map_err(|_| CryptoError::MessageTooLong)
     }
@@ -50,6 +51,7 @@ impl AeadBackend for Aead {
             Encryption::ChaCha20Poly1305 => {
                 keyed::<ChaCha20Poly1305>(key)?.decrypt_inout_detached(nonce, aad, (&mut *text).into(), tag)
             }
+            Encryption::AesCbcKey128 | Encryption::AesCbcKey256 => return Err(CryptoError::Unsupported),
         }
         .map_err(|_| CryptoError::Unauthenticated)?;
         Ok(text)

@@ -1,6 +1,7 @@
 //! The pure-Rust provider.
 
 mod aead;
+mod cbc;
 mod kem;
 mod key_exchange;
 mod signature;
@@ -14,12 +15,13 @@ use sha2::{Sha256, Sha384, Sha512};
 
 pub use signature::EcdsaP256Signer;
 
-/// aes-gcm, chacha20poly1305, sha2, hmac, x25519-dalek, p256, p384, p521, ml-kem.
+/// aes-gcm, chacha20poly1305, cbc, sha2, hmac, x25519-dalek, p256, p384, p521, ml-kem.
 pub static PROVIDER: Provider = Provider {
     name: "rustcrypto",
     random: &OsRandom,
     prf: &HmacPrf,
     aead: &aead::Aead,
+    cbc: &cbc::AesCbc,
     key_exchange: &key_exchange::Agreement,
     kem: &kem::MlKem,
     hash: &Hashes,

@@ -124,7 +124,7 @@ impl Endpoint {
                     child: agreed.child,
                     mode: config.mode,
                     encryption: Some(agreed.suite.encryption),
-                    integrity: None,
+                    integrity: agreed.suite.integrity,
                     key,
                     esn: agreed.suite.esn,
                     replay_window: config.replay_window,

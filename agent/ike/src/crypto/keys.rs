@@ -4,9 +4,10 @@ use super::error::CryptoError;
 use super::prf::prf_plus;
 use super::protected::{Opener, Sealer};
 use super::provider::{KeyedPrf, Provider};
+use super::sealing::SealingKey;
 use super::secret::Secret;
 use super::suite::{ChildSuite, IkeSuite};
-use crate::config::{Encryption, Prf};
+use crate::config::{Encryption, Integrity, Prf};
 use crate::output::SaKey;
 use crate::wire::{Nonce, Role};
 
@@ -39,7 +40,8 @@ impl IkeKeys {
     }
 
     pub(super) fn material_length(suite: IkeSuite) -> usize {
-        3 * suite.prf.output_length() + 2 * sealing_length(suite.encryption)
+        let integrity = suite.integrity.map_or(0, Integrity::key_length);
+        3 * suite.prf.output_length() + 2 * (integrity + sealing_length(suite.encryption))
     }
 
     pub(super) fn from_material(suite: IkeSuite, material: &Secret, role: Role) -> Result<Self, CryptoError> {
@@ -50,8 +52,16 @@ impl IkeKeys {
             prf: suite.prf,
             key: cutter.cut(prf)?,
         };
-        let ei = cutter.cut(sealing)?;
-        let er = cutter.cut(sealing)?;
+        let (ai, ar) = match suite.integrity {
+            Some(integrity) => {
+                let length = integrity.key_length();
+                let (ai, ar) = (cutter.cut(length)?, cutter.cut(length)?);
+                (Some((integrity, ai)), Some((integrity, ar)))
+            }
+            None => (None, None),
+        };
+        let ei = SealingKey::new(suite.encryption, cutter.cut(sealing)?, ai);
+        let er = SealingKey::new(suite.encryption, cutter.cut(sealing)?, ar);
         let auth = AuthKeys {
             prf: suite.prf,
             pi: cutter.cut(prf)?,
@@ -61,10 +71,7 @@ impl IkeKeys {
             Role::Initiator => (ei, er),
             Role::Responder => (er, ei),
         };
-        let (sealer, opener) = (
-            Sealer::new(suite.encryption, ours),
-            Opener::new(suite.encryption, theirs),
-        );
+        let (sealer, opener) = (Sealer::new(ours), Opener::new(theirs));
         Ok(Self {
             d,
             auth,
@@ -125,7 +132,8 @@ pub struct ChildKeymat {
     from_responder: Secret,
 }
 
-/// The keys of the two halves of a CHILD SA, as this end sees them: cipher key followed by salt.
+/// The keys of the two halves of a CHILD SA, as this end sees them: cipher key, salt, integrity key
+/// (RFC 7296 §2.17).
 #[derive(Debug)]
 pub struct ChildKeys {
     /// For what we receive.
@@ -147,7 +155,7 @@ impl ChildKeymat {
         if suite.key_exchange.is_some() != shared.is_some() {
             return Err(CryptoError::InvalidLength);
         }
-        let length = sealing_length(suite.encryption);
+        let length = sealing_length(suite.encryption) + suite.integrity.map_or(0, Integrity::key_length);
         let shared = shared.map(Secret::expose).unwrap_or_default();
         let seed = [shared, nonce_i.as_bytes(), nonce_r.as_bytes()];
         let material = prf_plus(sk_d.keyed(provider).as_ref(), &seed, 2 * length)?;

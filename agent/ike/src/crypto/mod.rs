@@ -11,6 +11,7 @@ mod protected;
 mod provider;
 mod reassembly;
 mod schedule;
+mod sealing;
 mod secret;
 mod spki;
 mod suite;
@@ -25,10 +26,11 @@ pub use negotiate::{
 pub use prf::prf_plus;
 pub use protected::{Fragment, IntegrityChecked, Opened, Opener, Sealer, unsealed};
 pub use provider::{
-    ActiveKeyExchange, AeadBackend, Decapsulator, HashBackend, KemBackend, KeyExchangeBackend, KeyedPrf,
-    NONCE_LENGTH, PrfBackend, Provider, SecureRandom, SignatureBackend, TAG_LENGTH,
+    ActiveKeyExchange, AeadBackend, CbcBackend, Decapsulator, HashBackend, KemBackend, KeyExchangeBackend,
+    KeyedPrf, NONCE_LENGTH, PrfBackend, Provider, SecureRandom, SignatureBackend, TAG_LENGTH,
 };
 pub use schedule::Skeyseed;
+pub use sealing::CBC_BLOCK;
 pub use secret::{Secret, constant_time_eq};
 pub use spki::p256_point;
 pub use suite::{ChildSuite, IkeSuite};

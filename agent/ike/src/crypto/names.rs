@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::suite::IkeSuite;
-use crate::config::{Encryption, Kem, KeyExchange, Prf};
+use crate::config::{Encryption, Integrity, Kem, KeyExchange, Prf};
 
 impl fmt::Display for Encryption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -11,6 +11,18 @@ impl fmt::Display for Encryption {
             Self::AesGcm16Key128 => "AES-GCM-16-128",
             Self::AesGcm16Key256 => "AES-GCM-16-256",
             Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+            Self::AesCbcKey128 => "AES-CBC-128",
+            Self::AesCbcKey256 => "AES-CBC-256",
+        })
+    }
+}
+
+impl fmt::Display for Integrity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HmacSha256 => "HMAC-SHA2-256-128",
+            Self::HmacSha384 => "HMAC-SHA2-384-192",
+            Self::HmacSha512 => "HMAC-SHA2-512-256",
         })
     }
 }
@@ -48,7 +60,11 @@ impl fmt::Display for Kem {
 
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.encryption, self.prf, self.key_exchange)?;
+        write!(f, "{}", self.encryption)?;
+        if let Some(integrity) = self.integrity {
+            write!(f, "/{integrity}")?;
+        }
+        write!(f, "/{}/{}", self.prf, self.key_exchange)?;
         self.additional.map_or(Ok(()), |kem| write!(f, "+{kem}"))
     }
 }
@@ -61,6 +77,7 @@ mod tests {
     fn a_suite_reads_as_the_api_writes_it() {
         let suite = IkeSuite {
             encryption: Encryption::AesGcm16Key256,
+            integrity: None,
             prf: Prf::HmacSha384,
             key_exchange: KeyExchange::X25519,
             additional: Some(Kem::MlKem768),

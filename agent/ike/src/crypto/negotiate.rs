@@ -1,7 +1,7 @@
 //! Offers, choices, and the check that a choice was offered (RFC 7296 §2.7, §3.3).
 
 use super::suite::{ChildSuite, IkeSuite};
-use crate::config::{ChildProposal, IkeProposal, KeyExchange};
+use crate::config::{ChildProposal, IkeProposal, Integrity, KeyExchange};
 use crate::wire::{
     KeyExchangeMethod, Proposal, Protocol, SecurityAssociation, Spi, Transform, TransformType,
 };
@@ -67,7 +67,7 @@ pub fn child_offer(
 /// Chooses from the offer of an IKE SA, by our order of preference; `None` is NO_PROPOSAL_CHOSEN.
 pub fn select_ike(ours: &[IkeProposal], offer: &SecurityAssociation) -> Option<Chosen<IkeSuite>> {
     first_match(ours, offer, |ours, theirs| {
-        if theirs.protocol != Protocol::IKE || !only_optional_besides(theirs, ike_types(ours)) {
+        if theirs.protocol != Protocol::IKE || !only_optional_besides(theirs, &ike_types(ours)) {
             return None;
         }
         let additional = match ours.additional.as_slice() {
@@ -77,6 +77,7 @@ pub fn select_ike(ours: &[IkeProposal], offer: &SecurityAssociation) -> Option<C
         let suite = IkeSuite {
             additional,
             encryption: pick(&ours.encryption, theirs)?,
+            integrity: pick_integrity(&ours.integrity, theirs)?.0,
             prf: pick(&ours.prf, theirs)?,
             key_exchange: pick(&ours.key_exchange, theirs)?,
         };
@@ -85,6 +86,7 @@ pub fn select_ike(ours: &[IkeProposal], offer: &SecurityAssociation) -> Option<C
             suite.prf.into(),
             suite.key_exchange.into(),
         ];
+        transforms.extend(suite.integrity.map(Transform::from));
         transforms.extend(additional.map(Transform::from));
         Some((suite, transforms))
     })
@@ -101,12 +103,13 @@ pub fn select_child(
     first_match(ours, offer, |ours, theirs| {
         if theirs.protocol != Protocol::ESP
             || !matches!(theirs.spi, Spi::Esp(_))
-            || !only_optional_besides(theirs, &CHILD_TYPES)
+            || !only_optional_besides(theirs, &child_types(ours))
         {
             return None;
         }
         let suite = ChildSuite {
             encryption: pick(&ours.encryption, theirs)?,
+            integrity: pick_integrity(&ours.integrity, theirs)?.0,
             key_exchange: pick_child_key_exchange(ours, context, theirs)?.0,
             esn: if esn && theirs.transforms.contains(&Transform::esn(true)) {
                 true
@@ -117,6 +120,7 @@ pub fn select_child(
             },
         };
         let mut transforms = vec![suite.encryption.into(), Transform::esn(suite.esn)];
+        transforms.extend(suite.integrity.map(Transform::from));
         transforms.extend(suite.key_exchange.map(Transform::from));
         Some((suite, transforms))
     })
@@ -129,7 +133,7 @@ pub fn confirm_ike(
 ) -> Result<(IkeSuite, Spi), NotOffered> {
     let proposal = the_only(response)?;
     let offered = numbered(offered, proposal.number)?;
-    confirm_shape(proposal, Protocol::IKE, ike_types(offered))?;
+    confirm_shape(proposal, Protocol::IKE, &ike_types(offered))?;
     let additional = match offered.additional.as_slice() {
         [] => None,
         kems => Some(confirm(kems, proposal, "additional key exchange not offered")?),
@@ -137,6 +141,7 @@ pub fn confirm_ike(
     let suite = IkeSuite {
         additional,
         encryption: confirm(&offered.encryption, proposal, "cipher not offered")?,
+        integrity: confirm_integrity(&offered.integrity, proposal)?,
         prf: confirm(&offered.prf, proposal, "PRF not offered")?,
         key_exchange: confirm(&offered.key_exchange, proposal, "key exchange method not offered")?,
     };
@@ -153,7 +158,7 @@ pub fn confirm_child(
 ) -> Result<(ChildSuite, Spi), NotOffered> {
     let proposal = the_only(response)?;
     let offered = numbered(offered, proposal.number)?;
-    confirm_shape(proposal, Protocol::ESP, &CHILD_TYPES)?;
+    confirm_shape(proposal, Protocol::ESP, &child_types(offered))?;
     if !matches!(proposal.spi, Spi::Esp(_)) {
         return Err(NotOffered("no valid SPI"));
     }
@@ -165,6 +170,7 @@ pub fn confirm_child(
         .ok_or(NotOffered("extended sequence numbers not as offered"))?;
     let suite = ChildSuite {
         encryption: confirm(&offered.encryption, proposal, "cipher not offered")?,
+        integrity: confirm_integrity(&offered.integrity, proposal)?,
         key_exchange: confirm_child_key_exchange(offered, context, proposal)?,
         esn,
     };
@@ -173,19 +179,17 @@ pub fn confirm_child(
 
 /// The types of which a suite has one transform each. A type that is not among them may occur only where "none" of
 /// it is one of the choices (RFC 7296 §3.3.6).
-const IKE_TYPES: [TransformType; 4] = [
-    TransformType::ENCR,
-    TransformType::PRF,
-    TransformType::KE,
-    TransformType::ADDKE1,
-];
-const CHILD_TYPES: [TransformType; 3] = [TransformType::ENCR, TransformType::KE, TransformType::ESN];
+fn ike_types(proposal: &IkeProposal) -> Vec<TransformType> {
+    let mut types = vec![TransformType::ENCR, TransformType::PRF, TransformType::KE];
+    types.extend((!proposal.integrity.is_empty()).then_some(TransformType::INTEG));
+    types.extend((!proposal.additional.is_empty()).then_some(TransformType::ADDKE1));
+    types
+}
 
-fn ike_types(proposal: &IkeProposal) -> &'static [TransformType] {
-    match (IKE_TYPES.split_last(), proposal.additional.is_empty()) {
-        (Some((_, without)), true) => without,
-        (_, false) | (None, true) => &IKE_TYPES,
-    }
+fn child_types(proposal: &ChildProposal) -> Vec<TransformType> {
+    let mut types = vec![TransformType::ENCR, TransformType::KE, TransformType::ESN];
+    types.extend((!proposal.integrity.is_empty()).then_some(TransformType::INTEG));
+    types
 }
 
 /// The proposals for an exchange that has no additional key exchange: the rekey of an IKE SA, whose new keys hang on
@@ -206,10 +210,12 @@ pub fn without_additional(proposals: &[IkeProposal]) -> Vec<IkeProposal> {
 
 fn ike_transforms(proposal: &IkeProposal) -> Vec<Transform> {
     let encryption = proposal.encryption.iter().copied().map(Transform::from);
+    let integrity = proposal.integrity.iter().copied().map(Transform::from);
     let prf = proposal.prf.iter().copied().map(Transform::from);
     let key_exchange = proposal.key_exchange.iter().copied().map(Transform::from);
     let additional = proposal.additional.iter().copied().map(Transform::from);
     encryption
+        .chain(integrity)
         .chain(prf)
         .chain(key_exchange)
         .chain(additional)
@@ -218,6 +224,7 @@ fn ike_transforms(proposal: &IkeProposal) -> Vec<Transform> {
 
 fn child_transforms(proposal: &ChildProposal, esn: bool, context: ChildContext) -> Vec<Transform> {
     let mut transforms: Vec<Transform> = proposal.encryption.iter().copied().map(Transform::from).collect();
+    transforms.extend(proposal.integrity.iter().copied().map(Transform::from));
     if matches!(context, ChildContext::Create(_)) && !proposal.key_exchange.is_empty() {
         transforms.extend(proposal.key_exchange.iter().copied().map(Transform::from));
         transforms.push(Transform::no_key_exchange());
@@ -281,6 +288,14 @@ where
         .find(|&algorithm| theirs.transforms.contains(&Transform::from(algorithm)))
 }
 
+/// `None` is "no match".
+fn pick_integrity(ours: &[Integrity], theirs: &Proposal) -> Option<Check> {
+    if ours.is_empty() {
+        return Some(Check(None));
+    }
+    pick(ours, theirs).map(|integrity| Check(Some(integrity)))
+}
+
 /// `None` is "no match". "No key exchange" always suits us; where the peer offers both, a method is better.
 fn pick_child_key_exchange(
     ours: &ChildProposal,
@@ -299,6 +314,9 @@ fn pick_child_key_exchange(
         }
     }
 }
+
+/// A match: on an integrity algorithm, or on none.
+struct Check(Option<Integrity>);
 
 /// A match: on a method, or on none.
 struct ChildKeyExchange(Option<KeyExchange>);
@@ -322,6 +340,13 @@ fn confirm_child_key_exchange(
             }
         }
     }
+}
+
+fn confirm_integrity(offered: &[Integrity], proposal: &Proposal) -> Result<Option<Integrity>, NotOffered> {
+    if offered.is_empty() {
+        return Ok(None);
+    }
+    confirm(offered, proposal, "integrity algorithm not offered").map(Some)
 }
 
 fn only_optional_besides(proposal: &Proposal, expected: &[TransformType]) -> bool {

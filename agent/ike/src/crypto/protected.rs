@@ -1,17 +1,13 @@
-//! Sealed messages (RFC 7296 §3.14 with RFC 5282), and the proof that one was opened.
+//! Sealed messages (RFC 7296 §3.14), and the proof that one was opened.
 
 use super::error::CryptoError;
-use super::provider::{NONCE_LENGTH, Provider, TAG_LENGTH};
+use super::provider::Provider;
 use super::reassembly::Reassembly;
-use super::secret::Secret;
-use crate::config::Encryption;
+use super::sealing::SealingKey;
 use crate::wire::{
     Body, DecodeError, Envelope, ExchangeType, FragmentEnvelope, FragmentPosition, HEADER_LENGTH, Header,
     Message, Payload, PayloadType, Payloads, SK_HEAD, SKF_HEAD, encode_content, encode_sealed_head,
 };
-
-/// Length of the explicit IV in front of the ciphertext (RFC 5282 §3.1).
-const IV_LENGTH: usize = 8;
 
 /// Proof that the peer sealed what is inside: nothing but [`Opener`] makes one.
 #[derive(Debug)]
@@ -96,8 +92,8 @@ pub struct Fragment {
     pub content: Vec<u8>,
 }
 
-/// Seals our messages of one IKE SA. The explicit IV is a counter, so that no nonce occurs twice under one key
-/// (RFC 5282 §3.1); a retransmission sends the bytes that were sealed before.
+/// Seals our messages of one IKE SA. The explicit IV of a combined mode is a counter, so that no nonce occurs twice under
+/// one key (RFC 5282 §3.1); a retransmission sends the bytes that were sealed before.
 #[derive(Debug)]
 pub struct Sealer {
     key: SealingKey,
@@ -107,9 +103,9 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    pub(super) fn new(encryption: Encryption, key: Secret) -> Self {
+    pub(super) fn new(key: SealingKey) -> Self {
         Self {
-            key: SealingKey { encryption, key },
+            key,
             next_iv: 0,
             longest: None,
         }
@@ -136,12 +132,13 @@ impl Sealer {
     ) -> Result<Vec<Vec<u8>>, CryptoError> {
         let content = encode_content(payloads).map_err(|_| CryptoError::MessageTooLong)?;
         let first = first_of(payloads);
-        let overhead = HEADER_LENGTH + IV_LENGTH + 1 + TAG_LENGTH;
-        let fits = |longest: usize| overhead + SK_HEAD + content.len() <= longest;
+        let whole = HEADER_LENGTH + SK_HEAD + self.key.sealed_length(content.len());
+        let fits = |longest: usize| whole <= longest;
         let Some(longest) = self.longest.filter(|longest| !fits(*longest)) else {
             return Ok(vec![self.seal_part(provider, header, first, None, &content)?]);
         };
-        let room = longest.saturating_sub(overhead + SKF_HEAD).max(1);
+        let room = longest.saturating_sub(HEADER_LENGTH + SKF_HEAD);
+        let room = self.key.room(room).max(1);
         let total = u16::try_from(content.len().div_ceil(room)).map_err(|_| CryptoError::MessageTooLong)?;
         let parts = (1..=total).zip(content.chunks(room)).map(|(number, part)| {
             let position = FragmentPosition::new(number, total).map_err(|_| CryptoError::MessageTooLong)?;
@@ -169,19 +166,12 @@ impl Sealer {
         fragment: Option<FragmentPosition>,
         content: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
-        let iv = self.next_iv.to_be_bytes();
-        self.next_iv = self.next_iv.checked_add(1).ok_or(CryptoError::KeyExhausted)?;
-        let sealed_length = IV_LENGTH + content.len() + 1 + TAG_LENGTH;
+        let counter = self.next_iv;
+        self.next_iv = counter.checked_add(1).ok_or(CryptoError::KeyExhausted)?;
+        let sealed_length = self.key.sealed_length(content.len());
         let mut datagram = encode_sealed_head(header, first, fragment, sealed_length)
             .map_err(|_| CryptoError::MessageTooLong)?;
-        // Pad Length 0: combined-mode ciphers need no padding (RFC 5282 §3).
-        let mut sealed = [content, &[0]].concat();
-        let (key, nonce) = self.key.with_iv(iv)?;
-        provider
-            .aead
-            .seal(self.key.encryption, key, &nonce, &datagram, &mut sealed)?;
-        datagram.extend_from_slice(&iv);
-        datagram.extend_from_slice(&sealed);
+        self.key.seal(provider, counter, &mut datagram, content)?;
         Ok(datagram)
     }
 }
@@ -199,11 +189,8 @@ pub struct Opener {
 }
 
 impl Opener {
-    pub(super) fn new(encryption: Encryption, key: Secret) -> Self {
-        Self {
-            key: SealingKey { encryption, key },
-            fragments: None,
-        }
+    pub(super) fn new(key: SealingKey) -> Self {
+        Self { key, fragments: None }
     }
 
     /// From now on fragments are taken.
@@ -274,48 +261,6 @@ impl Opener {
         datagram: &'a mut [u8],
         start: usize,
     ) -> Result<&'a [u8], CryptoError> {
-        let (aad, sealed) = datagram
-            .split_at_mut_checked(start)
-            .ok_or(CryptoError::Unauthenticated)?;
-        let (iv, sealed) = sealed
-            .split_first_chunk_mut::<IV_LENGTH>()
-            .ok_or(CryptoError::Unauthenticated)?;
-        if sealed.len() < TAG_LENGTH {
-            return Err(CryptoError::Unauthenticated);
-        }
-        let (key, nonce) = self.key.with_iv(*iv)?;
-        let content = provider
-            .aead
-            .open(self.key.encryption, key, &nonce, aad, sealed)?;
-        // The content of the padding is the sender's choice (RFC 7296 §3.14); only its length can be wrong.
-        let (pad_length, padded) = content.split_last().ok_or(CryptoError::Unauthenticated)?;
-        let end = padded
-            .len()
-            .checked_sub(usize::from(*pad_length))
-            .ok_or(CryptoError::Unauthenticated)?;
-        padded.get(..end).ok_or(CryptoError::Unauthenticated)
-    }
-}
-
-/// SK_ei or SK_er: cipher key followed by salt (RFC 5282 §7.1).
-#[derive(Debug)]
-struct SealingKey {
-    encryption: Encryption,
-    key: Secret,
-}
-
-impl SealingKey {
-    /// The cipher key and the nonce, which is the salt followed by the explicit IV (RFC 5282 §4).
-    fn with_iv(&self, iv: [u8; IV_LENGTH]) -> Result<(&[u8], [u8; NONCE_LENGTH]), CryptoError> {
-        let (key, salt) = self
-            .key
-            .expose()
-            .split_at_checked(self.encryption.key_length())
-            .ok_or(CryptoError::InvalidLength)?;
-        let nonce: [u8; NONCE_LENGTH] = [salt, iv.as_slice()]
-            .concat()
-            .try_into()
-            .map_err(|_| CryptoError::InvalidLength)?;
-        Ok((key, nonce))
+        self.key.open(provider, datagram, start)
     }
 }

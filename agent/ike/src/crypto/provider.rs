@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::error::CryptoError;
+use super::sealing::CBC_BLOCK;
 use super::secret::Secret;
 use crate::config::{Encryption, Kem, KeyExchange, Prf, SignatureAlgorithm};
 
@@ -23,6 +24,8 @@ pub struct Provider {
     pub prf: &'static dyn PrfBackend,
     /// Combined-mode ciphers.
     pub aead: &'static dyn AeadBackend,
+    /// Ciphers that do not authenticate.
+    pub cbc: &'static dyn CbcBackend,
     /// Key exchange methods.
     pub key_exchange: &'static dyn KeyExchangeBackend,
     /// Key encapsulation mechanisms.
@@ -57,7 +60,29 @@ pub trait KeyedPrf: Send + Sync {
     fn apply(&self, parts: &[&[u8]]) -> Secret;
 }
 
-/// Combined-mode ciphers.
+/// AES in CBC mode without any padding (RFC 3602). Another cipher is [`CryptoError::Unsupported`], a text of another length
+/// than whole blocks [`CryptoError::InvalidLength`].
+pub trait CbcBackend: Send + Sync {
+    /// Encrypts in place.
+    fn encrypt(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8; CBC_BLOCK],
+        in_out: &mut [u8],
+    ) -> Result<(), CryptoError>;
+
+    /// Decrypts in place what a check value has proven to be the peer's.
+    fn decrypt(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8; CBC_BLOCK],
+        in_out: &mut [u8],
+    ) -> Result<(), CryptoError>;
+}
+
+/// Combined-mode ciphers. Another cipher is [`CryptoError::Unsupported`].
 pub trait AeadBackend: Send + Sync {
     /// Encrypts `in_out` in place and appends the tag. `key` is without the salt.
     fn seal(

@@ -1,12 +1,14 @@
 //! What two ends agreed on.
 
-use crate::config::{Encryption, Kem, KeyExchange, Prf};
+use crate::config::{ChildProposal, Encryption, IkeProposal, Integrity, Kem, KeyExchange, Prf};
 
 /// The suite of an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IkeSuite {
     /// Cipher of SK payloads.
     pub encryption: Encryption,
+    /// Integrity algorithm of SK payloads; a combined mode has none.
+    pub integrity: Option<Integrity>,
     /// Key derivation and PSK authentication.
     pub prf: Prf,
     /// How the secret was agreed.
@@ -20,6 +22,8 @@ pub struct IkeSuite {
 pub struct ChildSuite {
     /// Cipher of ESP.
     pub encryption: Encryption,
+    /// Integrity algorithm of ESP; a combined mode has none.
+    pub integrity: Option<Integrity>,
     /// A key exchange of its own, for perfect forward secrecy.
     pub key_exchange: Option<KeyExchange>,
     /// Extended sequence numbers.
@@ -30,8 +34,8 @@ impl Encryption {
     /// Length of the cipher's key in bytes, without the salt.
     pub fn key_length(self) -> usize {
         match self {
-            Self::AesGcm16Key128 => 16,
-            Self::AesGcm16Key256 | Self::ChaCha20Poly1305 => 32,
+            Self::AesGcm16Key128 | Self::AesCbcKey128 => 16,
+            Self::AesGcm16Key256 | Self::ChaCha20Poly1305 | Self::AesCbcKey256 => 32,
         }
     }
 
@@ -39,6 +43,55 @@ impl Encryption {
     pub fn salt_length(self) -> usize {
         match self {
             Self::AesGcm16Key128 | Self::AesGcm16Key256 | Self::ChaCha20Poly1305 => 4,
+            Self::AesCbcKey128 | Self::AesCbcKey256 => 0,
         }
     }
+
+    /// Whether the cipher authenticates by itself.
+    pub fn is_combined(self) -> bool {
+        match self {
+            Self::AesGcm16Key128 | Self::AesGcm16Key256 | Self::ChaCha20Poly1305 => true,
+            Self::AesCbcKey128 | Self::AesCbcKey256 => false,
+        }
+    }
+}
+
+impl Integrity {
+    /// Length of the key in bytes (RFC 4868 §2.1.1).
+    pub fn key_length(self) -> usize {
+        self.hmac().output_length()
+    }
+
+    /// Length of the check value in bytes: half of the hash (RFC 4868 §2.1.1).
+    pub fn check_length(self) -> usize {
+        self.hmac().output_length() / 2
+    }
+
+    /// The HMAC that the check value is cut from.
+    pub(super) fn hmac(self) -> Prf {
+        match self {
+            Self::HmacSha256 => Prf::HmacSha256,
+            Self::HmacSha384 => Prf::HmacSha384,
+            Self::HmacSha512 => Prf::HmacSha512,
+        }
+    }
+}
+
+impl IkeProposal {
+    /// Whether nothing in it would go without integrity, or with it twice (RFC 7296 §3.3, RFC 5282 §8).
+    pub fn is_sound(&self) -> bool {
+        is_sound(&self.encryption, &self.integrity)
+    }
+}
+
+impl ChildProposal {
+    /// Whether nothing in it would go without integrity, or with it twice (RFC 7296 §3.3, RFC 4106 §8).
+    pub fn is_sound(&self) -> bool {
+        is_sound(&self.encryption, &self.integrity)
+    }
+}
+
+fn is_sound(encryption: &[Encryption], integrity: &[Integrity]) -> bool {
+    let combined = integrity.is_empty();
+    !encryption.is_empty() && encryption.iter().all(|cipher| cipher.is_combined() == combined)
 }

@@ -2,8 +2,10 @@
 
 use super::sa::Transform;
 use super::{KeyExchangeMethod, TransformType};
-use crate::config::{Encryption, Kem, KeyExchange, Prf};
+use crate::config::{Encryption, Integrity, Kem, KeyExchange, Prf};
 
+/// ENCR_AES_CBC (RFC 3602 §5).
+const AES_CBC: u16 = 12;
 /// ENCR_AES_GCM_16 (RFC 5282 §7.2).
 const AES_GCM_16: u16 = 20;
 /// ENCR_CHACHA20_POLY1305, whose keys have one length only (RFC 7634 §4).
@@ -30,7 +32,21 @@ impl From<Encryption> for Transform {
             Encryption::AesGcm16Key128 => Self::with_key_length(TransformType::ENCR, AES_GCM_16, 128),
             Encryption::AesGcm16Key256 => Self::with_key_length(TransformType::ENCR, AES_GCM_16, 256),
             Encryption::ChaCha20Poly1305 => Self::new(TransformType::ENCR, CHACHA20_POLY1305),
+            Encryption::AesCbcKey128 => Self::with_key_length(TransformType::ENCR, AES_CBC, 128),
+            Encryption::AesCbcKey256 => Self::with_key_length(TransformType::ENCR, AES_CBC, 256),
         }
+    }
+}
+
+impl From<Integrity> for Transform {
+    fn from(integrity: Integrity) -> Self {
+        // AUTH_HMAC_SHA2_256_128, AUTH_HMAC_SHA2_384_192 and AUTH_HMAC_SHA2_512_256 (RFC 4868 §2.6).
+        let id = match integrity {
+            Integrity::HmacSha256 => 12,
+            Integrity::HmacSha384 => 13,
+            Integrity::HmacSha512 => 14,
+        };
+        Self::new(TransformType::INTEG, id)
     }
 }
 

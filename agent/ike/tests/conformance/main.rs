@@ -22,6 +22,7 @@ mod peer;
 mod real_crypto;
 mod restart;
 mod rules;
+mod separate;
 #[path = "../support/mod.rs"]
 mod support;
 mod suspicion;

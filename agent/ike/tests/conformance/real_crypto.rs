@@ -129,11 +129,19 @@ fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyEx
             (KeyExchange::Ecp256 | KeyExchange::Ecp384, Prf::HmacSha384) => vec![Kem::MlKem1024],
             _ => Vec::new(),
         };
-        config.ike_proposals[0].encryption = vec![match prf {
-            Prf::HmacSha256 => Encryption::AesGcm16Key128,
-            Prf::HmacSha384 => Encryption::AesGcm16Key256,
-            Prf::HmacSha512 => Encryption::ChaCha20Poly1305,
-        }];
+        // Each PRF stands for one kind of cipher.
+        let (cipher, integrity) = match (prf, method) {
+            (Prf::HmacSha256, KeyExchange::Ecp256) => (Encryption::AesCbcKey128, vec![Integrity::HmacSha256]),
+            (Prf::HmacSha384, KeyExchange::Ecp384) => (Encryption::AesCbcKey256, vec![Integrity::HmacSha384]),
+            (Prf::HmacSha512, KeyExchange::Ecp521) => (Encryption::AesCbcKey256, vec![Integrity::HmacSha512]),
+            (Prf::HmacSha256, _) => (Encryption::AesGcm16Key128, Vec::new()),
+            (Prf::HmacSha384, _) => (Encryption::AesGcm16Key256, Vec::new()),
+            (Prf::HmacSha512, _) => (Encryption::ChaCha20Poly1305, Vec::new()),
+        };
+        config.ike_proposals[0].encryption = vec![cipher];
+        config.ike_proposals[0].integrity = integrity.clone();
+        config.children[0].proposals[0].encryption = vec![cipher];
+        config.children[0].proposals[0].integrity = integrity;
         config.children[0].proposals[0].key_exchange = vec![method];
         if host == 2 {
             config.initiation = Initiation::OnDemand;

@@ -21,6 +21,8 @@ pub(crate) fn build(seed: u64, providers: [&'static Provider; 2]) -> (World, usi
     let secret = dice.percent(50).then(|| psk(b"a secret of both"));
     // Neither end, one, or both have an additional key exchange.
     let quantum = dice.below(4);
+    // A cipher and an integrity algorithm instead of a combined mode.
+    let separate = seed % 4 == 3;
     let both = dice.percent(50);
     let rtt = [0, 1, 20, 100][dice.index(4)];
     for index in 0..2_u8 {
@@ -28,6 +30,12 @@ pub(crate) fn build(seed: u64, providers: [&'static Provider; 2]) -> (World, usi
         let mut config = peer_config(local, remote, small(children));
         if let Some(secret) = &secret {
             config.auth = secret.clone();
+        }
+        if separate {
+            for proposal in &mut config.ike_proposals {
+                proposal.encryption = vec![Encryption::AesCbcKey256];
+                proposal.integrity = vec![Integrity::HmacSha384];
+            }
         }
         if quantum > u64::from(index) {
             let plain = config.ike_proposals.clone();

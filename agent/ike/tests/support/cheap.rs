@@ -5,8 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use ipsecmesh_ike::crypto::{
-    ActiveKeyExchange, AeadBackend, CryptoError, Decapsulator, HashBackend, KemBackend, KeyExchangeBackend,
-    KeyedPrf, NONCE_LENGTH, PrfBackend, Provider, Secret, SecureRandom, SignatureBackend, TAG_LENGTH,
+    ActiveKeyExchange, AeadBackend, CBC_BLOCK, CbcBackend, CryptoError, Decapsulator, HashBackend,
+    KemBackend, KeyExchangeBackend, KeyedPrf, NONCE_LENGTH, PrfBackend, Provider, Secret, SecureRandom,
+    SignatureBackend, TAG_LENGTH,
 };
 use ipsecmesh_ike::{Encryption, Kem, KeyExchange, Prf, SignatureAlgorithm};
 
@@ -44,6 +45,7 @@ pub(crate) fn provider() -> &'static Provider {
         random: &Cheap,
         prf: &Cheap,
         aead: &Cheap,
+        cbc: &Cheap,
         key_exchange: &Cheap,
         kem: &Cheap,
         hash: &Cheap,
@@ -116,6 +118,34 @@ impl KeyedPrf for Keyed {
 impl PrfBackend for Cheap {
     fn keyed(&self, prf: Prf, key: &[u8]) -> Box<dyn KeyedPrf> {
         Box::new(Keyed(prf, digest(&[key])))
+    }
+}
+
+impl CbcBackend for Cheap {
+    fn encrypt(
+        &self,
+        _: Encryption,
+        key: &[u8],
+        iv: &[u8; CBC_BLOCK],
+        in_out: &mut [u8],
+    ) -> Result<(), CryptoError> {
+        remember(key);
+        let mut stream = vec![0; in_out.len()];
+        expand(digest(&[b"cbc", key, iv]), &mut stream);
+        for (byte, mask) in in_out.iter_mut().zip(stream) {
+            *byte ^= mask;
+        }
+        Ok(())
+    }
+
+    fn decrypt(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8; CBC_BLOCK],
+        in_out: &mut [u8],
+    ) -> Result<(), CryptoError> {
+        self.encrypt(encryption, key, iv, in_out)
     }
 }
 

@@ -91,6 +91,7 @@ pub(crate) fn child(local: u8, remote: u8, id: u32) -> ChildConfig {
         mode: Mode::Transport,
         proposals: vec![ChildProposal {
             encryption: vec![Encryption::AesGcm16Key256],
+            integrity: Vec::new(),
             key_exchange: vec![KeyExchange::X25519],
         }],
         local_selectors: vec![selector(local, 17, Some(8000 + u16::try_from(id).unwrap()))],
@@ -117,6 +118,7 @@ pub(crate) fn peer_config(local: u8, remote: u8, children: u32) -> PeerConfig {
         auth: PeerAuth::Certificate,
         ike_proposals: vec![IkeProposal {
             encryption: vec![Encryption::AesGcm16Key256],
+            integrity: Vec::new(),
             prf: vec![Prf::HmacSha384],
             key_exchange: vec![KeyExchange::X25519, KeyExchange::Ecp256],
             additional: Vec::new(),

@@ -16,12 +16,14 @@ fn ike() -> Vec<IkeProposal> {
     vec![
         IkeProposal {
             encryption: vec![Encryption::AesGcm16Key256],
+            integrity: Vec::new(),
             prf: vec![Prf::HmacSha384],
             key_exchange: vec![KeyExchange::X25519, KeyExchange::Ecp256],
             additional: Vec::new(),
         },
         IkeProposal {
             encryption: vec![Encryption::AesGcm16Key128],
+            integrity: Vec::new(),
             prf: vec![Prf::HmacSha256],
             key_exchange: vec![KeyExchange::Ecp256],
             additional: Vec::new(),
@@ -32,6 +34,7 @@ fn ike() -> Vec<IkeProposal> {
 fn child() -> Vec<ChildProposal> {
     vec![ChildProposal {
         encryption: vec![Encryption::AesGcm16Key256, Encryption::AesGcm16Key128],
+        integrity: Vec::new(),
         key_exchange: vec![KeyExchange::X25519],
     }]
 }
@@ -59,6 +62,7 @@ fn the_response_to_an_offer_is_confirmed() {
     let chosen = select_ike(&ike(), &ike_offer(&ike(), &ours)).unwrap();
     let expected = IkeSuite {
         encryption: Encryption::AesGcm16Key256,
+        integrity: None,
         prf: Prf::HmacSha384,
         key_exchange: KeyExchange::X25519,
         additional: None,
@@ -83,6 +87,7 @@ fn the_response_to_an_offer_is_confirmed() {
         .unwrap();
         let expected = ChildSuite {
             encryption: Encryption::AesGcm16Key256,
+            integrity: None,
             key_exchange,
             esn: true,
         };

@@ -45,6 +45,7 @@ const SKEYSEED_REKEY: &str = "05f796c8df322a7e33283ae5fa2f376d8d5efa0ac3745fc548
 
 const SUITE: IkeSuite = IkeSuite {
     encryption: Encryption::AesGcm16Key256,
+    integrity: None,
     prf: Prf::HmacSha256,
     key_exchange: KeyExchange::X25519,
     additional: None,
@@ -76,6 +77,7 @@ fn child_keymat(provider: &Provider, keys: &IkeKeys, shared: Option<&Secret>) ->
     let (nonce_i, nonce_r) = nonces();
     let suite = ChildSuite {
         encryption: Encryption::AesGcm16Key256,
+        integrity: None,
         key_exchange: shared.map(|_| KeyExchange::X25519),
         esn: true,
     };

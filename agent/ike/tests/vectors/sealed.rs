@@ -22,6 +22,7 @@ const SUITES: [IkeSuite; 4] = [
 const fn suite(encryption: Encryption, prf: Prf) -> IkeSuite {
     IkeSuite {
         encryption,
+        integrity: None,
         prf,
         key_exchange: KeyExchange::X25519,
         additional: None,
@@ -249,6 +250,7 @@ fn both_ends_of_a_child_sa_have_the_same_keys_in_opposite_directions() {
     for suite in SUITES {
         let child = ChildSuite {
             encryption: suite.encryption,
+            integrity: None,
             key_exchange: None,
             esn: true,
         };
@@ -277,6 +279,7 @@ fn a_shared_secret_without_a_key_exchange_in_the_suite_is_refused() {
     for (key_exchange, shared) in [(None, Some(&shared)), (Some(KeyExchange::X25519), None)] {
         let suite = ChildSuite {
             encryption: Encryption::AesGcm16Key128,
+            integrity: None,
             key_exchange,
             esn: false,
         };
@@ -355,6 +358,7 @@ fn r4_no_debug_output_shows_a_key() {
     let keys = keys(provider, SUITES[3], Role::Initiator);
     let child = ChildSuite {
         encryption: Encryption::AesGcm16Key256,
+        integrity: None,
         key_exchange: None,
         esn: true,
     };
