@@ -139,7 +139,7 @@ fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyEx
             (Prf::HmacSha512, _) => (Encryption::ChaCha20Poly1305, Vec::new()),
         };
         config.ike_proposals[0].encryption = vec![cipher];
-        config.ike_proposals[0].integrity = integrity.clone();
+        config.ike_proposals[0].integrity.clone_from(&integrity);
         config.children[0].proposals[0].encryption = vec![cipher];
         config.children[0].proposals[0].integrity = integrity;
         config.children[0].proposals[0].key_exchange = vec![method];

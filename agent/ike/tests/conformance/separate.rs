@@ -82,16 +82,17 @@ fn ciphers_without_integrity_are_neither_offered_nor_chosen() {
         integrity: vec![Integrity::HmacSha512, Integrity::HmacSha256],
         key_exchange: Vec::new(),
     };
+    let one = std::slice::from_ref(&child);
     let spi = Spi::Esp(EspSpi::new(4096).unwrap());
-    let offer = crypto::child_offer(&[child.clone()], true, ChildContext::Auth, &spi);
-    let chosen = crypto::select_child(&[child.clone()], true, ChildContext::Auth, &offer).unwrap();
+    let offer = crypto::child_offer(one, true, ChildContext::Auth, &spi);
+    let chosen = crypto::select_child(one, true, ChildContext::Auth, &offer).unwrap();
     assert_eq!(chosen.suite.integrity, Some(Integrity::HmacSha512));
     let mut response = chosen.response(spi);
-    assert!(crypto::confirm_child(&[child.clone()], true, ChildContext::Auth, &response).is_ok());
+    assert!(crypto::confirm_child(one, true, ChildContext::Auth, &response).is_ok());
     response.proposals[0]
         .transforms
         .retain(|t| t.kind != wire::TransformType::INTEG);
-    assert!(crypto::confirm_child(&[child], true, ChildContext::Auth, &response).is_err());
+    assert!(crypto::confirm_child(one, true, ChildContext::Auth, &response).is_err());
 }
 
 #[test]
