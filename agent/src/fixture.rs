@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipsecmesh_ike::{
-    ChildProposal, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness, LivenessAction, Prf,
+    ChildProposal, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness, LivenessAction, Prf, SaProtocol,
 };
 
 /// The suite of the API's default, as far as this engine has it.
@@ -20,6 +20,7 @@ pub(crate) fn ike_proposals() -> Vec<IkeProposal> {
 /// See [`ike_proposals`].
 pub(crate) fn child_proposals() -> Vec<ChildProposal> {
     vec![ChildProposal {
+        protocol: SaProtocol::Esp,
         encryption: vec![Encryption::AesGcm16Key256],
         integrity: Vec::new(),
         key_exchange: vec![KeyExchange::X25519],

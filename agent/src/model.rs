@@ -10,7 +10,9 @@ use std::time::Duration;
 use ipsecmesh_crds::IPsecNodeStatus;
 use ipsecmesh_crds::phase::Phase;
 use ipsecmesh_dataplane::Prefix;
-use ipsecmesh_ike::{BootId, ChildProposal, Encapsulation, Identity, IkeProposal, Lifetime, Liveness, Mode};
+use ipsecmesh_ike::{
+    BootId, ChildProposal, Encapsulation, Identity, IkeProposal, Lifetime, Liveness, Mode, SaProtocol,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -165,6 +167,8 @@ pub(crate) struct Tunnel {
     pub(crate) block: bool,
     /// Transport or tunnel.
     pub(crate) mode: Mode,
+    /// ESP or AH.
+    pub(crate) protocol: SaProtocol,
     /// Who starts.
     pub(crate) start: Start,
     /// ESP in UDP.

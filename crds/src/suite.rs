@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tunnel::Protocol;
+
 macro_rules! algorithms {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -223,6 +225,23 @@ impl Suite {
             key_exchange: key_exchange.to_vec(),
             additional_key_exchange: Vec::new(),
         }]
+    }
+
+    /// The same for a protocol: AH takes integrity algorithms where ESP takes ciphers.
+    pub fn child_of(self, protocol: Protocol) -> Vec<ChildProposal> {
+        let mut proposals = self.child();
+        if protocol == Protocol::Ah {
+            for proposal in &mut proposals {
+                proposal.encryption = Vec::new();
+                proposal.integrity = match self {
+                    Self::Default | Self::Fips => {
+                        vec![Integrity::HmacSha2With256, Integrity::HmacSha2With512]
+                    }
+                    Self::Cnsa2 => vec![Integrity::HmacSha2With384],
+                };
+            }
+        }
+        proposals
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     authority::{AuthorityType, Delivery, IPsecAuthoritySpec},
     suite::{AdditionalKeyExchange, ChildProposal, IkeProposal, KeyExchange},
-    tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, Protocol, RemoteType, TrafficType},
+    tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, RemoteType, TrafficType},
 };
 
 /// A field whose value is not live yet.
@@ -87,12 +87,6 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
         "spec.traffic.bypass",
         format!("{} entries", spec.traffic.bypass.len()),
         "no entry",
-    );
-    check(
-        spec.protocol != Protocol::Esp,
-        "spec.protocol",
-        "AH".to_owned(),
-        "ESP",
     );
     check(
         spec.auth.type_ != AuthType::Certificate,
@@ -257,28 +251,20 @@ mod tests {
     #[test]
     fn what_is_not_live_is_named_with_value_and_alternative() {
         let mut spec = IPsecTunnelSpec {
-            protocol: Protocol::Ah,
+            auth: Auth {
+                type_: AuthType::Psk,
+                ..Auth::default()
+            },
             ..IPsecTunnelSpec::default()
-        };
-        spec.auth = Auth {
-            type_: AuthType::Psk,
-            ..Auth::default()
         };
         spec.ike.proposals = Suite::Fips.ike();
         spec.ike.proposals[0].key_exchange = vec![KeyExchange::Modp2048];
         let found = unsupported_fields(&spec);
         let fields: Vec<&str> = found.iter().map(|one| one.field.as_str()).collect();
-        assert_eq!(
-            fields,
-            [
-                "spec.protocol",
-                "spec.auth.type",
-                "spec.ike.proposals[0].keyExchange"
-            ]
-        );
+        assert_eq!(fields, ["spec.auth.type", "spec.ike.proposals[0].keyExchange"]);
         assert_eq!(
             found[0].to_string(),
-            "spec.protocol: AH is not supported yet; today works: ESP"
+            "spec.auth.type: PSK is not supported yet; today works: Certificate"
         );
     }
 }

@@ -143,7 +143,7 @@ impl IPsecTunnelSpec {
     /// The proposals for CHILD SAs that are in force.
     pub fn effective_child_proposals(&self) -> Vec<ChildProposal> {
         match self.child_sa.proposals.as_slice() {
-            [] => self.suite.unwrap_or_default().child(),
+            [] => self.suite.unwrap_or_default().child_of(self.protocol),
             explicit => explicit.to_vec(),
         }
     }

@@ -6,7 +6,7 @@ use crate::endpoint::Endpoint;
 use crate::output::{CloseReason, Command, CommandError};
 use crate::peer::{Negotiation, Peer, Slot};
 use crate::timer::Timer;
-use crate::types::{BootId, ChildId, ChildSaId, EspSpi, PeerId};
+use crate::types::{BootId, ChildId, ChildSaId, EspSpi, PeerId, SaProtocol};
 use std::time::Duration;
 
 /// The end that does not lead leaves a re-establishment to the other for this long.
@@ -14,8 +14,8 @@ const FOLLOWER_PATIENCE: Duration = Duration::from_secs(5);
 
 const UNSOUND_IKE: &str = "ike_proposals: AES-CBC needs an integrity algorithm, and combined modes go without; make two \
                            proposals of it";
-const UNSOUND_CHILD: &str = "children.proposals: AES-CBC needs an integrity algorithm, and combined modes go without; make \
-                             two proposals of it";
+const UNSOUND_CHILD: &str = "children.proposals: AES-CBC and AH need an integrity algorithm, combined modes go \
+                             without, and AH has no cipher; make two proposals of it";
 
 impl Endpoint {
     pub(crate) fn command(&mut self, command: Command) -> Result<(), CommandError> {
@@ -272,6 +272,7 @@ impl Endpoint {
             if before.local_selectors != child.local_selectors
                 || before.remote_selectors != child.remote_selectors
                 || before.mode != child.mode
+                || protocol(before) != protocol(child)
             {
                 slot.stale = true;
             } else if changes_sa(before, child) {
@@ -292,6 +293,14 @@ impl Endpoint {
         };
         self.retire(pair, leave, CloseReason::Local);
     }
+}
+
+fn protocol(child: &ChildConfig) -> SaProtocol {
+    child
+        .proposals
+        .first()
+        .map(|proposal| proposal.protocol)
+        .unwrap_or_default()
 }
 
 /// Whether a change of a child shows in its SAs without changing what they protect.
@@ -337,8 +346,11 @@ fn validate(config: &PeerConfig) -> Result<(), CommandError> {
                 child.id.0
             )));
         }
-        if child.proposals.is_empty() || child.proposals.iter().any(|p| p.encryption.is_empty()) {
-            return invalid("children.proposals: each child needs a proposal with a cipher");
+        let Some(first) = child.proposals.first() else {
+            return invalid("children.proposals: each child needs a proposal");
+        };
+        if child.proposals.iter().any(|p| p.protocol != first.protocol) {
+            return invalid("children.proposals: ESP and AH in one child; make two children of it");
         }
         if !child.proposals.iter().all(crate::config::ChildProposal::is_sound) {
             return invalid(UNSOUND_CHILD);

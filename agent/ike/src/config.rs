@@ -8,7 +8,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::time::WallTime;
-use crate::types::{BootId, ChildId, PeerId};
+use crate::types::{BootId, ChildId, PeerId, SaProtocol};
 
 /// What holds for every SA of this engine.
 #[derive(Clone)]
@@ -282,7 +282,9 @@ pub struct IkeProposal {
 /// One proposal of a CHILD SA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChildProposal {
-    /// Ciphers: either combined modes only (RFC 4106), or none of them.
+    /// ESP or AH: the same in all proposals of a child.
+    pub protocol: SaProtocol,
+    /// Ciphers, none with AH: either combined modes only (RFC 4106), or none of them.
     pub encryption: Vec<Encryption>,
     /// Integrity algorithms: empty with combined modes, and only with them.
     pub integrity: Vec<Integrity>,

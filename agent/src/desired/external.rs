@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands};
 use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 use ipsecmesh_ike::{
-    ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, SaProtocol, TrafficSelector,
+    ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, TrafficSelector,
 };
 
 use crate::desired::naming::{Part, Reqids, peer_id};
@@ -220,7 +220,7 @@ impl Far<'_> {
             key,
             action: PolicyAction::Protect {
                 demand,
-                protocol: SaProtocol::Esp,
+                protocol: self.view.tunnel.protocol,
                 reqid,
                 tunnel: self.is_tunnel(),
                 source,

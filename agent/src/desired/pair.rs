@@ -7,8 +7,7 @@ use std::time::Duration;
 use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands, Phase};
 use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 use ipsecmesh_ike::{
-    ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, PeerId, SaProtocol,
-    TrafficSelector,
+    ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, PeerId, TrafficSelector,
 };
 
 use crate::desired::TunnelView;
@@ -217,7 +216,7 @@ impl Pair<'_> {
                     },
                     action: PolicyAction::Protect {
                         demand,
-                        protocol: SaProtocol::Esp,
+                        protocol: view.tunnel.protocol,
                         reqid,
                         tunnel,
                         source,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipsecmesh_dataplane::{Demand, Direction, PolicyAction, Prefix, Selector};
-use ipsecmesh_ike::{Encapsulation, Mode};
+use ipsecmesh_ike::{Encapsulation, Mode, SaProtocol};
 
 use super::*;
 use crate::fixture;
@@ -29,6 +29,7 @@ fn tunnel(name: &str, phase: Option<Phase>) -> Tunnel {
         }],
         block: true,
         mode: Mode::Transport,
+        protocol: SaProtocol::Esp,
         start: Start::Auto,
         encapsulation: Encapsulation::Auto,
         ike_proposals: fixture::ike_proposals(),

@@ -18,7 +18,7 @@ use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTun
 use ipsecmesh_dataplane::Prefix;
 use ipsecmesh_ike::{
     BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, Integrity, Kem, KeyExchange, Lifetime,
-    Liveness, LivenessAction, Mode, Prf,
+    Liveness, LivenessAction, Mode, Prf, SaProtocol,
 };
 use kube::ResourceExt as _;
 
@@ -155,6 +155,7 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
         remote: external::remote(spec).unwrap_or(Remote::Nodes),
         overlay: Vec::new(),
         block: spec.failure_policy == FailurePolicy::Block,
+        protocol: protocol(spec.protocol),
         mode: match spec.mode {
             tunnel::Mode::Transport => Mode::Transport,
             tunnel::Mode::Tunnel => Mode::Tunnel,
@@ -213,6 +214,7 @@ fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
 fn child_proposals(spec: &IPsecTunnelSpec) -> Vec<ChildProposal> {
     let one = |proposal: &suite::ChildProposal| {
         let made = ChildProposal {
+            protocol: protocol(spec.protocol),
             encryption: proposal.encryption.iter().copied().map(encryption).collect(),
             integrity: proposal.integrity.iter().copied().map(integrity).collect(),
             key_exchange: known(&proposal.key_exchange, key_exchange),
@@ -250,6 +252,13 @@ fn encryption(name: suite::Encryption) -> Encryption {
         suite::Encryption::ChaCha20Poly1305 => Encryption::ChaCha20Poly1305,
         suite::Encryption::AesCbc128 => Encryption::AesCbcKey128,
         suite::Encryption::AesCbc256 => Encryption::AesCbcKey256,
+    }
+}
+
+fn protocol(name: tunnel::Protocol) -> SaProtocol {
+    match name {
+        tunnel::Protocol::Esp => SaProtocol::Esp,
+        tunnel::Protocol::Ah => SaProtocol::Ah,
     }
 }
 

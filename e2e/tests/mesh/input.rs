@@ -32,9 +32,9 @@ pub(crate) fn missing_authority(world: &World) -> Result<String> {
 pub(crate) fn unsupported_field(world: &World) -> Result<String> {
     told(
         world,
-        r#"{"protocol": "AH"}"#,
+        r#"{"childSA": {"proposals": [{"encryption": ["AES-GCM-16-256"], "keyExchange": ["MODP-2048"]}]}}"#,
         "UnsupportedField",
-        "spec.protocol: AH",
+        "spec.childSA.proposals[0].keyExchange: MODP-2048",
     )
 }
 

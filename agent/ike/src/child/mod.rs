@@ -94,6 +94,15 @@ pub(crate) struct Agreement<'a> {
 }
 
 impl Endpoint {
+    /// ESP or AH, as a child is configured.
+    pub(crate) fn protocol_of(&self, peer: PeerId, child: ChildId) -> SaProtocol {
+        let config = self.peers.get(&peer).and_then(|peer| peer.child(child));
+        config
+            .and_then(|child| child.proposals.first())
+            .map(|proposal| proposal.protocol)
+            .unwrap_or_default()
+    }
+
     /// Makes the record of a new pair and asks for its inbound half. `None` when the peer or child is not configured
     /// any more.
     pub(crate) fn create_child(&mut self, agreed: Agreement<'_>) -> Option<ChildSaId> {
@@ -103,13 +112,13 @@ impl Endpoint {
         let id = ChildSaId(self.next_id());
         let (local, remote) = (path.local.ip(), path.remote.ip());
         let inbound = SaName {
-            protocol: SaProtocol::Esp,
+            protocol: agreed.suite.protocol,
             spi: agreed.inbound,
             source: remote,
             destination: local,
         };
         let outbound = SaName {
-            protocol: SaProtocol::Esp,
+            protocol: agreed.suite.protocol,
             spi: agreed.outbound,
             source: local,
             destination: remote,
@@ -123,7 +132,7 @@ impl Endpoint {
                     peer: peer_id,
                     child: agreed.child,
                     mode: config.mode,
-                    encryption: Some(agreed.suite.encryption),
+                    encryption: agreed.suite.encryption,
                     integrity: agreed.suite.integrity,
                     key,
                     esn: agreed.suite.esn,

@@ -8,7 +8,7 @@ use crate::endpoint::Endpoint;
 use crate::exchange::Task;
 use crate::output::{CloseReason, Event};
 use crate::timer::Timer;
-use crate::types::{ChildSaId, EspSpi, IkeSaId};
+use crate::types::{ChildSaId, EspSpi, IkeSaId, SaProtocol};
 use crate::wire::Role;
 
 /// How long the inbound half of an old pair takes packets that are under way.
@@ -156,9 +156,10 @@ impl Endpoint {
 
     /// The peer deletes a pair. Returns our SPI for the answer, unless our own DELETE for it is under way
     /// (RFC 7296 §1.4.1).
-    pub(crate) fn peer_deletes(&mut self, ike: IkeSaId, id: ChildSaId) -> Option<EspSpi> {
+    pub(crate) fn peer_deletes(&mut self, ike: IkeSaId, id: ChildSaId) -> Option<(SaProtocol, EspSpi)> {
         let child = self.children.get(&id)?;
-        let (spi, stage, successors) = (child.inbound.spi, child.stage, child.successors.clone());
+        let spi = (child.inbound.protocol, child.inbound.spi);
+        let (stage, successors) = (child.stage, child.successors.clone());
         for successor in &successors {
             self.install_on_sign(*successor);
         }

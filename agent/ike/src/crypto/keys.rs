@@ -155,7 +155,8 @@ impl ChildKeymat {
         if suite.key_exchange.is_some() != shared.is_some() {
             return Err(CryptoError::InvalidLength);
         }
-        let length = sealing_length(suite.encryption) + suite.integrity.map_or(0, Integrity::key_length);
+        let length =
+            suite.encryption.map_or(0, sealing_length) + suite.integrity.map_or(0, Integrity::key_length);
         let shared = shared.map(Secret::expose).unwrap_or_default();
         let seed = [shared, nonce_i.as_bytes(), nonce_r.as_bytes()];
         let material = prf_plus(sk_d.keyed(provider).as_ref(), &seed, 2 * length)?;

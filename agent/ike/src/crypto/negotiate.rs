@@ -2,6 +2,7 @@
 
 use super::suite::{ChildSuite, IkeSuite};
 use crate::config::{ChildProposal, IkeProposal, Integrity, KeyExchange};
+use crate::types::SaProtocol;
 use crate::wire::{
     KeyExchangeMethod, Proposal, Protocol, SecurityAssociation, Spi, Transform, TransformType,
 };
@@ -44,7 +45,12 @@ pub struct NotOffered(pub &'static str);
 
 /// The offer of an IKE SA. `spi` is ours for a rekey, and absent in IKE_SA_INIT.
 pub fn ike_offer(proposals: &[IkeProposal], spi: &Spi) -> SecurityAssociation {
-    number(proposals.iter().map(ike_transforms), Protocol::IKE, spi)
+    number(
+        proposals
+            .iter()
+            .map(|proposal| (Protocol::IKE, ike_transforms(proposal))),
+        spi,
+    )
 }
 
 /// The offer of a CHILD SA with our inbound SPI. In CREATE_CHILD_SA a proposal that names key exchange methods also
@@ -58,8 +64,7 @@ pub fn child_offer(
     number(
         proposals
             .iter()
-            .map(|proposal| child_transforms(proposal, esn, context)),
-        Protocol::ESP,
+            .map(|proposal| (proposal.protocol.into(), child_transforms(proposal, esn, context))),
         spi,
     )
 }
@@ -101,14 +106,19 @@ pub fn select_child(
     offer: &SecurityAssociation,
 ) -> Option<Chosen<ChildSuite>> {
     first_match(ours, offer, |ours, theirs| {
-        if theirs.protocol != Protocol::ESP
+        if theirs.protocol != Protocol::from(ours.protocol)
             || !matches!(theirs.spi, Spi::Esp(_))
             || !only_optional_besides(theirs, &child_types(ours))
         {
             return None;
         }
+        let encryption = match ours.protocol {
+            SaProtocol::Esp => Some(pick(&ours.encryption, theirs)?),
+            SaProtocol::Ah => None,
+        };
         let suite = ChildSuite {
-            encryption: pick(&ours.encryption, theirs)?,
+            protocol: ours.protocol,
+            encryption,
             integrity: pick_integrity(&ours.integrity, theirs)?.0,
             key_exchange: pick_child_key_exchange(ours, context, theirs)?.0,
             esn: if esn && theirs.transforms.contains(&Transform::esn(true)) {
@@ -119,7 +129,8 @@ pub fn select_child(
                 return None;
             },
         };
-        let mut transforms = vec![suite.encryption.into(), Transform::esn(suite.esn)];
+        let mut transforms: Vec<Transform> = suite.encryption.map(Transform::from).into_iter().collect();
+        transforms.push(Transform::esn(suite.esn));
         transforms.extend(suite.integrity.map(Transform::from));
         transforms.extend(suite.key_exchange.map(Transform::from));
         Some((suite, transforms))
@@ -158,7 +169,7 @@ pub fn confirm_child(
 ) -> Result<(ChildSuite, Spi), NotOffered> {
     let proposal = the_only(response)?;
     let offered = numbered(offered, proposal.number)?;
-    confirm_shape(proposal, Protocol::ESP, &child_types(offered))?;
+    confirm_shape(proposal, offered.protocol.into(), &child_types(offered))?;
     if !matches!(proposal.spi, Spi::Esp(_)) {
         return Err(NotOffered("no valid SPI"));
     }
@@ -168,8 +179,13 @@ pub fn confirm_child(
         .copied()
         .find(|&esn| proposal.transforms.contains(&Transform::esn(esn)))
         .ok_or(NotOffered("extended sequence numbers not as offered"))?;
+    let encryption = match offered.protocol {
+        SaProtocol::Esp => Some(confirm(&offered.encryption, proposal, "cipher not offered")?),
+        SaProtocol::Ah => None,
+    };
     let suite = ChildSuite {
-        encryption: confirm(&offered.encryption, proposal, "cipher not offered")?,
+        protocol: offered.protocol,
+        encryption,
         integrity: confirm_integrity(&offered.integrity, proposal)?,
         key_exchange: confirm_child_key_exchange(offered, context, proposal)?,
         esn,
@@ -187,7 +203,8 @@ fn ike_types(proposal: &IkeProposal) -> Vec<TransformType> {
 }
 
 fn child_types(proposal: &ChildProposal) -> Vec<TransformType> {
-    let mut types = vec![TransformType::ENCR, TransformType::KE, TransformType::ESN];
+    let mut types = vec![TransformType::KE, TransformType::ESN];
+    types.extend((!proposal.encryption.is_empty()).then_some(TransformType::ENCR));
     types.extend((!proposal.integrity.is_empty()).then_some(TransformType::INTEG));
     types
 }
@@ -237,14 +254,10 @@ fn child_transforms(proposal: &ChildProposal, esn: bool, context: ChildContext) 
 }
 
 /// Proposals are numbered from 1 (RFC 7296 §3.3.1); what has no number is not offered.
-fn number(
-    transforms: impl Iterator<Item = Vec<Transform>>,
-    protocol: Protocol,
-    spi: &Spi,
-) -> SecurityAssociation {
+fn number(transforms: impl Iterator<Item = (Protocol, Vec<Transform>)>, spi: &Spi) -> SecurityAssociation {
     let proposals = (1..=u8::MAX)
         .zip(transforms)
-        .map(|(number, transforms)| Proposal {
+        .map(|(number, (protocol, transforms))| Proposal {
             number,
             protocol,
             spi: spi.clone(),

@@ -1,6 +1,7 @@
 //! What two ends agreed on.
 
 use crate::config::{ChildProposal, Encryption, IkeProposal, Integrity, Kem, KeyExchange, Prf};
+use crate::types::SaProtocol;
 
 /// The suite of an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,9 +21,11 @@ pub struct IkeSuite {
 /// The suite of a CHILD SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChildSuite {
-    /// Cipher of ESP.
-    pub encryption: Encryption,
-    /// Integrity algorithm of ESP; a combined mode has none.
+    /// ESP or AH.
+    pub protocol: SaProtocol,
+    /// Cipher; AH has none.
+    pub encryption: Option<Encryption>,
+    /// Integrity algorithm; a combined mode has none.
     pub integrity: Option<Integrity>,
     /// A key exchange of its own, for perfect forward secrecy.
     pub key_exchange: Option<KeyExchange>,
@@ -85,9 +88,13 @@ impl IkeProposal {
 }
 
 impl ChildProposal {
-    /// Whether nothing in it would go without integrity, or with it twice (RFC 7296 §3.3, RFC 4106 §8).
+    /// Whether nothing in it would go without integrity, or with it twice (RFC 7296 §3.3, RFC 4106 §8). AH has an
+    /// integrity algorithm and no cipher.
     pub fn is_sound(&self) -> bool {
-        is_sound(&self.encryption, &self.integrity)
+        match self.protocol {
+            SaProtocol::Esp => is_sound(&self.encryption, &self.integrity),
+            SaProtocol::Ah => self.encryption.is_empty() && !self.integrity.is_empty(),
+        }
     }
 }
 

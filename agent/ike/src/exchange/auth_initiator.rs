@@ -281,8 +281,9 @@ impl Endpoint {
 
     /// A crossing exchange won, and the peer did not know it yet when it answered: its pair goes with the IKE SA.
     fn refuse_answered_child(&mut self, sa: IkeSaId, attempt: &Initiating, payloads: &Payloads) {
-        if let (Some((_, spi)), Some(_)) = (attempt.child, payloads.security_association()) {
-            self.enqueue(sa, Task::DeleteUnused(spi));
+        if let (Some((child, spi)), Some(_)) = (attempt.child, payloads.security_association()) {
+            let protocol = self.protocol_of(attempt.peer, child);
+            self.enqueue(sa, Task::DeleteUnused(protocol, spi));
         }
     }
 }

@@ -48,7 +48,8 @@ impl Endpoint {
                 self.child_failed(peer, child, rekeys, failure, detail);
             }
             Answer::Unacceptable(failure, detail) => {
-                self.enqueue(id, Task::DeleteUnused(spi));
+                let protocol = self.protocol_of(peer, child);
+                self.enqueue(id, Task::DeleteUnused(protocol, spi));
                 self.child_failed(peer, child, rekeys, failure, detail);
             }
             Answer::Silent => {

@@ -6,7 +6,7 @@ use crate::child::{Agreement, Stage, selectors};
 use crate::config::{ChildConfig, Mode, TrafficSelector};
 use crate::crypto::{ChildContext, ChildKeymat, ChildSuite, Chosen, Secret, select_child};
 use crate::endpoint::Endpoint;
-use crate::types::{ChildSaId, EspSpi, IkeSaId};
+use crate::types::{ChildSaId, EspSpi, IkeSaId, SaProtocol};
 use crate::wire::{
     ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Protocol, Role, Spi,
     TrafficSelectors,
@@ -79,6 +79,9 @@ impl Endpoint {
         let Spi::Esp(outbound) = chosen.peer_spi else {
             return Err(refuse(NotifyType::NO_PROPOSAL_CHOSEN));
         };
+        if !self.passes(id, chosen.suite.protocol) {
+            return Err(refuse(NotifyType::NO_PROPOSAL_CHOSEN));
+        }
         let (key_exchange, shared) = self.answer_key_exchange(chosen.suite, payloads)?;
         let failed = || refuse(NotifyType::TEMPORARY_FAILURE);
         let keys = self
@@ -348,13 +351,14 @@ impl Endpoint {
         let rekeys = match payloads.notify(NotifyType::REKEY_SA) {
             None => None,
             Some(notify) => {
-                let spi = notify.esp_spi().map_err(|_| refuse(NotifyType::INVALID_SYNTAX))?;
-                let old = self
-                    .pair_by_peer_spi(id, spi)
-                    .ok_or_else(|| Some(Notify::child_sa_not_found(spi)))?;
+                let (protocol, spi) = notify
+                    .child_spi()
+                    .map_err(|_| refuse(NotifyType::INVALID_SYNTAX))?;
+                let not_found = || Some(Notify::child_sa_not_found(protocol, spi));
+                let old = self.pair_by_peer_spi(id, protocol, spi).ok_or_else(not_found)?;
                 match self.judge_rekey_target(old) {
                     Ok(()) => Some(old),
-                    Err(NotifyType::CHILD_SA_NOT_FOUND) => return Err(Some(Notify::child_sa_not_found(spi))),
+                    Err(NotifyType::CHILD_SA_NOT_FOUND) => return Err(not_found()),
                     Err(kind) => return Err(refuse(kind)),
                 }
             }
@@ -379,15 +383,20 @@ impl Endpoint {
     }
 
     /// The pair that the peer names by the SPI that it receives on.
-    pub(super) fn pair_by_peer_spi(&self, id: IkeSaId, spi: EspSpi) -> Option<ChildSaId> {
+    pub(super) fn pair_by_peer_spi(
+        &self,
+        id: IkeSaId,
+        protocol: SaProtocol,
+        spi: EspSpi,
+    ) -> Option<ChildSaId> {
         let peer = self.sas.get(&id)?.peer;
         self.outbound
             .range((spi, ChildSaId(0))..=(spi, ChildSaId(u64::MAX)))
             .map(|(_, pair)| *pair)
             .find(|pair| {
-                self.children
-                    .get(pair)
-                    .is_some_and(|child| child.peer == peer && child.ike.is_some())
+                self.children.get(pair).is_some_and(|child| {
+                    child.peer == peer && child.ike.is_some() && child.outbound.protocol == protocol
+                })
             })
     }
 }

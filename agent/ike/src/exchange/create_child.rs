@@ -9,7 +9,7 @@ use crate::endpoint::Endpoint;
 use crate::output::{CloseReason, Failure};
 use crate::peer::Negotiation;
 use crate::sa::Standing;
-use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId};
+use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, SaProtocol};
 use crate::wire::{
     ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Role, Spi, TrafficSelectors,
 };
@@ -153,7 +153,8 @@ impl Endpoint {
             None => (config.local_selectors.clone(), config.remote_selectors.clone()),
         };
         let mut payloads = Vec::new();
-        payloads.extend(old.map(|old| Payload::Notify(Notify::rekey_sa(old.inbound.spi))));
+        payloads
+            .extend(old.map(|old| Payload::Notify(Notify::rekey_sa(old.inbound.protocol, old.inbound.spi))));
         if config.mode == Mode::Transport {
             payloads.push(Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE)));
         }
@@ -333,8 +334,13 @@ impl Endpoint {
         let (suite, spi) = confirm_child(&config.proposals, config.esn, answered.context, chosen)
             .map_err(|error| protocol(&error.to_string()))?;
         let Spi::Esp(outbound) = spi else {
-            return Err(protocol("the response has no ESP SPI"));
+            return Err(protocol("the response has no SPI"));
         };
+        if !self.passes(id, suite.protocol) {
+            return Err(protocol(
+                "AH does not pass the NAT between the ends: set spec.protocol to ESP at both",
+            ));
+        }
         let echoed = payloads.notify(NotifyType::USE_TRANSPORT_MODE).is_some();
         if echoed != (config.mode == Mode::Transport) {
             let detail =
@@ -382,6 +388,13 @@ impl Endpoint {
             replaces,
         })
         .ok_or_else(gone)
+    }
+
+    /// Whether packets of this protocol arrive: AH covers the addresses, which a NAT changes, and has no form in UDP
+    /// (RFC 3715 §2.1, RFC 3948 §1).
+    pub(super) fn passes(&self, id: IkeSaId, protocol: SaProtocol) -> bool {
+        let through_udp = self.sas.get(&id).is_some_and(|sa| sa.nat.encapsulates());
+        protocol == SaProtocol::Esp || !through_udp
     }
 
     /// What the peer chose lies within what was offered; a rekey changes nothing (RFC 7296 §2.9, §2.8).

@@ -6,7 +6,7 @@ use crate::endpoint::Endpoint;
 use crate::output::CloseReason;
 use crate::sa::Standing;
 use crate::timer::Timer;
-use crate::types::{ChildSaId, EspSpi, IkeSaId};
+use crate::types::{ChildSaId, EspSpi, IkeSaId, SaProtocol};
 use crate::wire::{Delete, ExchangeType, Payload, Payloads};
 
 use super::Task;
@@ -20,7 +20,7 @@ pub(crate) struct HeldDelete {
     /// Pairs whose outbound halves still stand.
     waiting: Vec<ChildSaId>,
     /// Our SPIs for the answer.
-    spis: Vec<EspSpi>,
+    spis: Vec<(SaProtocol, EspSpi)>,
     /// The IKE SA is deleted as a whole.
     ike: bool,
 }
@@ -45,7 +45,7 @@ impl Endpoint {
         if !matches!(child.stage, Stage::Leaving(Leave::Delete, _)) {
             return;
         }
-        let delete = Payload::Delete(Delete::Esp(vec![child.inbound.spi]));
+        let delete = Payload::Delete(Delete::Child(child.inbound.protocol, vec![child.inbound.spi]));
         self.request(
             id,
             ExchangeType::INFORMATIONAL,
@@ -54,8 +54,8 @@ impl Endpoint {
         );
     }
 
-    pub(super) fn request_delete_spi(&mut self, id: IkeSaId, spi: EspSpi) {
-        let delete = Payload::Delete(Delete::Esp(vec![spi]));
+    pub(super) fn request_delete_spi(&mut self, id: IkeSaId, protocol: SaProtocol, spi: EspSpi) {
+        let delete = Payload::Delete(Delete::Child(protocol, vec![spi]));
         self.request(id, ExchangeType::INFORMATIONAL, &[delete], Exchange::DeleteUnused);
     }
 
@@ -108,15 +108,18 @@ impl Endpoint {
         if payloads.as_slice().is_empty() {
             self.peer_confirms(id);
         }
-        let spis = payloads.deletes().flat_map(|delete| match delete {
-            Delete::Esp(spis) => spis.as_slice(),
-            Delete::Ike | Delete::Other { .. } => &[],
+        let spis = payloads.deletes().flat_map(|delete| {
+            let (protocol, spis) = match delete {
+                Delete::Child(protocol, spis) => (*protocol, spis.as_slice()),
+                Delete::Ike | Delete::Other { .. } => (SaProtocol::Esp, &[][..]),
+            };
+            spis.iter().map(move |spi| (protocol, *spi))
         });
         let (mut named, mut unknown) = (Vec::new(), Vec::new());
-        for spi in spis {
-            match self.pair_by_peer_spi(id, *spi) {
+        for (protocol, spi) in spis {
+            match self.pair_by_peer_spi(id, protocol, spi) {
                 Some(pair) => named.push(pair),
-                None => unknown.push(*spi),
+                None => unknown.push(spi),
             }
         }
         self.note_deleted_early(id, &unknown);
@@ -263,11 +266,15 @@ impl Endpoint {
         for pair in &held.waiting {
             self.held_for.remove(pair);
         }
-        let payloads = if held.spis.is_empty() {
-            Vec::new()
-        } else {
-            vec![Payload::Delete(Delete::Esp(held.spis))]
+        let of = |wanted: SaProtocol| {
+            let spis = held.spis.iter().filter(|(protocol, _)| *protocol == wanted);
+            let spis: Vec<EspSpi> = spis.map(|(_, spi)| *spi).collect();
+            (!spis.is_empty()).then_some(Payload::Delete(Delete::Child(wanted, spis)))
         };
+        let payloads: Vec<Payload> = [of(SaProtocol::Esp), of(SaProtocol::Ah)]
+            .into_iter()
+            .flatten()
+            .collect();
         self.respond(id, ExchangeType::INFORMATIONAL, held.number, &payloads);
         for pair in held.waiting {
             self.child_deleted(pair);

@@ -16,7 +16,7 @@ mod window;
 
 use crate::endpoint::Endpoint;
 use crate::sa::{IkeSa, Standing};
-use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, Path};
+use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, Path, SaProtocol};
 use crate::wire::{Notify, NotifyType, Payload, Payloads};
 
 pub(crate) use child_responder::HeldChild;
@@ -52,7 +52,7 @@ pub(crate) enum Task {
     DeleteChild(ChildSaId),
     DeleteIke,
     /// A pair that the peer has made of our SPI and that we cannot accept.
-    DeleteUnused(EspSpi),
+    DeleteUnused(SaProtocol, EspSpi),
     Liveness,
     RekeyChild(ChildSaId),
     RekeyIke,
@@ -128,7 +128,7 @@ impl Endpoint {
         {
             match task {
                 // Before anything that the peer takes for a sign that all of our inbound halves stand.
-                Task::DeleteUnused(_) => sa.queue.push_front(task),
+                Task::DeleteUnused(..) => sa.queue.push_front(task),
                 Task::Confirm(_)
                 | Task::CreateChild(_)
                 | Task::DeleteChild(_)
@@ -156,7 +156,7 @@ impl Endpoint {
                 Task::CreateChild(child) => self.request_child(id, child),
                 Task::DeleteChild(child) => self.request_delete_child(id, child),
                 Task::DeleteIke => self.request_delete_ike(id),
-                Task::DeleteUnused(spi) => self.request_delete_spi(id, spi),
+                Task::DeleteUnused(protocol, spi) => self.request_delete_spi(id, protocol, spi),
                 Task::Liveness => self.request_empty(id, Exchange::Liveness),
                 Task::RekeyChild(child) => self.request_child_rekey(id, child),
                 Task::RekeyIke => self.request_ike_rekey(id),
@@ -184,7 +184,7 @@ impl Endpoint {
                 .installing
                 .iter()
                 .any(|other| other > pair && self.child_of(*other) == self.child_of(*pair)),
-            Task::CreateChild(_) | Task::DeleteIke | Task::DeleteUnused(_) | Task::RekeyChild(_) => true,
+            Task::CreateChild(_) | Task::DeleteIke | Task::DeleteUnused(..) | Task::RekeyChild(_) => true,
         }
     }
 

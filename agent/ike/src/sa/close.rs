@@ -253,7 +253,7 @@ impl Endpoint {
             Task::Confirm(_)
             | Task::DeleteChild(_)
             | Task::DeleteIke
-            | Task::DeleteUnused(_)
+            | Task::DeleteUnused(..)
             | Task::Liveness
             | Task::RekeyChild(_)
             | Task::RekeyIke => None,

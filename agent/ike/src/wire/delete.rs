@@ -4,15 +4,15 @@ use super::Protocol;
 use super::error::{DecodeError, Malformation};
 use super::reader::Reader;
 use super::writer::Writer;
-use crate::types::EspSpi;
+use crate::types::{EspSpi, SaProtocol};
 
 /// Which SAs the sender deletes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delete {
     /// The IKE SA that carries the message.
     Ike,
-    /// ESP SAs, by the SPIs that the sender of the payload expects in inbound packets.
-    Esp(Vec<EspSpi>),
+    /// SAs of ESP or AH, by the SPIs that the sender of the payload expects in inbound packets.
+    Child(SaProtocol, Vec<EspSpi>),
     /// SAs of a protocol that we never negotiate.
     Other {
         /// The protocol.
@@ -31,15 +31,20 @@ impl Delete {
         let count = r.u16("delete.spi_count")?;
         match (protocol, spi_size, count) {
             (Protocol::IKE, 0, 0) => Ok(Self::Ike),
-            (Protocol::ESP, 4, count) => {
+            (Protocol::ESP | Protocol::AH, 4, count) => {
                 let mut spis = Vec::new();
                 for _ in 0..count {
                     let spi = EspSpi::new(r.u32("delete.spi")?);
                     spis.push(spi.ok_or(DecodeError::new("delete.spi", Malformation::OutOfRange))?);
                 }
-                Ok(Self::Esp(spis))
+                let protocol = if protocol == Protocol::AH {
+                    SaProtocol::Ah
+                } else {
+                    SaProtocol::Esp
+                };
+                Ok(Self::Child(protocol, spis))
             }
-            (Protocol::ESP | Protocol::IKE, ..) => {
+            (Protocol::ESP | Protocol::AH | Protocol::IKE, ..) => {
                 Err(DecodeError::new("delete.spi_size", Malformation::OutOfRange))
             }
             (_, 0, count) if count > 0 => Err(DecodeError::new("delete.spi_size", Malformation::OutOfRange)),
@@ -63,8 +68,8 @@ impl Delete {
                 w.u8(0);
                 w.u16(0);
             }
-            Self::Esp(spis) => {
-                w.u8(Protocol::ESP.0);
+            Self::Child(protocol, spis) => {
+                w.u8(Protocol::from(*protocol).0);
                 w.u8(4);
                 w.count_u16(spis.len(), "delete.spi");
                 for spi in spis {

@@ -6,7 +6,7 @@ use super::reader::Reader;
 use super::spi::Spi;
 use super::writer::Writer;
 use super::{HashAlgorithm, KeyExchangeMethod, NotifyType, PayloadType, Protocol};
-use crate::types::{BootId, EspSpi};
+use crate::types::{BootId, EspSpi, SaProtocol};
 
 /// An error or a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,14 +37,14 @@ impl Notify {
         }
     }
 
-    /// REKEY_SA: the SPI is that which the sender of the notify expects in inbound ESP (RFC 7296 §1.3.3).
-    pub fn rekey_sa(inbound: EspSpi) -> Self {
-        Self::about(NotifyType::REKEY_SA, inbound)
+    /// REKEY_SA: the SPI is that which the sender of the notify expects in inbound packets (RFC 7296 §1.3.3).
+    pub fn rekey_sa(protocol: SaProtocol, inbound: EspSpi) -> Self {
+        Self::about(NotifyType::REKEY_SA, protocol, inbound)
     }
 
     /// CHILD_SA_NOT_FOUND: repeats the SPI of the REKEY_SA that it answers (RFC 7296 §2.25).
-    pub fn child_sa_not_found(spi: EspSpi) -> Self {
-        Self::about(NotifyType::CHILD_SA_NOT_FOUND, spi)
+    pub fn child_sa_not_found(protocol: SaProtocol, spi: EspSpi) -> Self {
+        Self::about(NotifyType::CHILD_SA_NOT_FOUND, protocol, spi)
     }
 
     /// INVALID_KE_PAYLOAD with the method that is wanted (RFC 7296 §1.2).
@@ -71,12 +71,11 @@ impl Notify {
     }
 
     /// The SPI of REKEY_SA or CHILD_SA_NOT_FOUND.
-    pub fn esp_spi(&self) -> Result<EspSpi, DecodeError> {
-        match self.spi {
-            Spi::Esp(spi) => Ok(spi),
-            Spi::Absent | Spi::Ike(_) | Spi::Other(_) => {
-                Err(DecodeError::new("notify.spi", Malformation::OutOfRange))
-            }
+    pub fn child_spi(&self) -> Result<(SaProtocol, EspSpi), DecodeError> {
+        match (self.protocol, &self.spi) {
+            (Protocol::ESP, Spi::Esp(spi)) => Ok((SaProtocol::Esp, *spi)),
+            (Protocol::AH, Spi::Esp(spi)) => Ok((SaProtocol::Ah, *spi)),
+            _ => Err(DecodeError::new("notify.spi", Malformation::OutOfRange)),
         }
     }
 
@@ -122,9 +121,9 @@ impl Notify {
         w.bytes(&self.data);
     }
 
-    fn about(kind: NotifyType, spi: EspSpi) -> Self {
+    fn about(kind: NotifyType, protocol: SaProtocol, spi: EspSpi) -> Self {
         Self {
-            protocol: Protocol::ESP,
+            protocol: protocol.into(),
             spi: Spi::Esp(spi),
             kind,
             data: Vec::new(),

@@ -2,14 +2,14 @@
 
 use super::Protocol;
 use super::writer::Writer;
-use crate::types::{EspSpi, IkeSpi};
+use crate::types::{EspSpi, IkeSpi, SaProtocol};
 
 /// An SPI as proposals and notifies carry it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spi {
     /// None: the header has it, or there is no SA yet.
     Absent,
-    /// Of an ESP SA.
+    /// Of an ESP or AH SA.
     Esp(EspSpi),
     /// Of an IKE SA that a rekey makes.
     Ike(IkeSpi),
@@ -17,11 +17,20 @@ pub enum Spi {
     Other(Vec<u8>),
 }
 
+impl From<SaProtocol> for Protocol {
+    fn from(protocol: SaProtocol) -> Self {
+        match protocol {
+            SaProtocol::Esp => Self::ESP,
+            SaProtocol::Ah => Self::AH,
+        }
+    }
+}
+
 impl Spi {
     pub(super) fn from_bytes(protocol: Protocol, bytes: &[u8]) -> Self {
         let known = match (protocol, bytes) {
             (_, []) => Some(Self::Absent),
-            (Protocol::ESP, bytes) => <[u8; 4]>::try_from(bytes)
+            (Protocol::ESP | Protocol::AH, bytes) => <[u8; 4]>::try_from(bytes)
                 .ok()
                 .and_then(|b| EspSpi::new(u32::from_be_bytes(b)))
                 .map(Self::Esp),

@@ -206,7 +206,10 @@ fn a_rekey_of_an_unknown_pair_is_told_so() {
     let payloads = rekey_payloads(0x9999, 0x3000, [3; 32]);
     let answer = peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &payloads);
     let notify = answer.notify(NotifyType::CHILD_SA_NOT_FOUND).unwrap();
-    assert_eq!(notify.esp_spi(), Ok(EspSpi::new(0x9999).unwrap()));
+    assert_eq!(
+        notify.child_spi().map(|(_, spi)| spi),
+        Ok(EspSpi::new(0x9999).unwrap())
+    );
     assert_eq!(sut.halves(), (1, 1));
 }
 
@@ -214,9 +217,16 @@ fn a_rekey_of_an_unknown_pair_is_told_so() {
 fn when_the_peer_has_lost_the_pair_a_new_one_is_made() {
     let (mut sut, mut peer, inbound) = we_have_a_pair();
     let (header, request) = we_rekey(&mut sut, &peer);
-    let named = request.notify(NotifyType::REKEY_SA).unwrap().esp_spi();
+    let named = request
+        .notify(NotifyType::REKEY_SA)
+        .unwrap()
+        .child_spi()
+        .map(|(_, spi)| spi);
     assert_eq!(named, Ok(inbound));
-    let lost = Payload::Notify(Notify::child_sa_not_found(EspSpi::new(PEER_SPI).unwrap()));
+    let lost = Payload::Notify(Notify::child_sa_not_found(
+        SaProtocol::Esp,
+        EspSpi::new(PEER_SPI).unwrap(),
+    ));
     peer.reply(&mut sut, &header, &[lost]);
     let (header, request) = peer.take(&mut sut);
     assert!(request.notify(NotifyType::REKEY_SA).is_none());

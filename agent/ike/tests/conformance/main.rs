@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod authentication;
+mod authentication_header;
 mod child;
 mod collision;
 mod commands;

@@ -78,6 +78,7 @@ fn ciphers_without_integrity_are_neither_offered_nor_chosen() {
     assert!(crypto::select_ike(&combined, &twice).is_none());
 
     let child = ChildProposal {
+        protocol: SaProtocol::Esp,
         encryption: vec![Encryption::AesCbcKey128],
         integrity: vec![Integrity::HmacSha512, Integrity::HmacSha256],
         key_exchange: Vec::new(),
@@ -115,5 +116,5 @@ fn a_configuration_that_mixes_is_refused_by_name() {
     let child = |config: &mut PeerConfig| {
         config.children[0].proposals[0].encryption = vec![Encryption::AesCbcKey256];
     };
-    assert!(refused(child).contains("children.proposals: AES-CBC needs"));
+    assert!(refused(child).contains("children.proposals: AES-CBC and AH need"));
 }

@@ -89,7 +89,7 @@ pub(crate) fn we_have_a_pair() -> (Sut, Peer, EspSpi) {
 /// A rekey of child 1 by the peer, without a key exchange. `old` is the SPI on which the peer receives in the old pair.
 pub(crate) fn rekey_payloads(old: u32, new: u32, nonce: [u8; 32]) -> Vec<Payload> {
     let mut payloads = vec![
-        Payload::Notify(Notify::rekey_sa(EspSpi::new(old).unwrap())),
+        Payload::Notify(Notify::rekey_sa(SaProtocol::Esp, EspSpi::new(old).unwrap())),
         Payload::Nonce(Nonce::from(nonce)),
     ];
     payloads.extend(child_request(1, new, ChildContext::Create(None)));
@@ -113,12 +113,12 @@ pub(crate) fn create_answer(request: &Payloads, spi: u32, nonce: [u8; 32]) -> Ve
 }
 
 pub(crate) fn delete_esp(spi: u32) -> Payload {
-    Payload::Delete(Delete::Esp(vec![EspSpi::new(spi).unwrap()]))
+    Payload::Delete(Delete::Child(SaProtocol::Esp, vec![EspSpi::new(spi).unwrap()]))
 }
 
 pub(crate) fn deleted_spis(payloads: &Payloads) -> Vec<EspSpi> {
     let spis = payloads.deletes().flat_map(|delete| match delete {
-        Delete::Esp(spis) => spis.clone(),
+        Delete::Child(_, spis) => spis.clone(),
         Delete::Ike | Delete::Other { .. } => Vec::new(),
     });
     spis.collect()

@@ -91,7 +91,10 @@ fn later() -> Vec<Sample> {
             name: "CREATE_CHILD_SA request that rekeys a CHILD SA",
             header: header(ExchangeType::CREATE_CHILD_SA, Flags::request(Role::Responder), 7),
             payloads: vec![
-                Payload::Notify(Notify::rekey_sa(esp_spi(0xdead_beef))),
+                Payload::Notify(Notify::rekey_sa(
+                    ipsecmesh_ike::SaProtocol::Esp,
+                    esp_spi(0xdead_beef),
+                )),
                 Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE)),
                 Payload::SecurityAssociation(child_sa()),
                 Payload::Nonce(Nonce::new(vec![9; 256]).expect("the longest nonce")),
@@ -129,10 +132,13 @@ fn later() -> Vec<Sample> {
             name: "INFORMATIONAL request with deletes",
             header: header(ExchangeType::INFORMATIONAL, Flags::request(Role::Initiator), 3),
             payloads: vec![
-                Payload::Delete(Delete::Esp(vec![esp_spi(256), esp_spi(u32::MAX)])),
+                Payload::Delete(Delete::Child(
+                    ipsecmesh_ike::SaProtocol::Esp,
+                    vec![esp_spi(256), esp_spi(u32::MAX)],
+                )),
                 Payload::Delete(Delete::Ike),
                 Payload::Delete(Delete::Other {
-                    protocol: Protocol::AH,
+                    protocol: Protocol(4),
                     spi_size: 4,
                     spis: vec![13; 8],
                 }),

@@ -90,6 +90,7 @@ pub(crate) fn child(local: u8, remote: u8, id: u32) -> ChildConfig {
         id: ChildId(id),
         mode: Mode::Transport,
         proposals: vec![ChildProposal {
+            protocol: SaProtocol::Esp,
             encryption: vec![Encryption::AesGcm16Key256],
             integrity: Vec::new(),
             key_exchange: vec![KeyExchange::X25519],

@@ -33,6 +33,7 @@ fn ike() -> Vec<IkeProposal> {
 
 fn child() -> Vec<ChildProposal> {
     vec![ChildProposal {
+        protocol: ipsecmesh_ike::SaProtocol::Esp,
         encryption: vec![Encryption::AesGcm16Key256, Encryption::AesGcm16Key128],
         integrity: Vec::new(),
         key_exchange: vec![KeyExchange::X25519],
@@ -86,7 +87,8 @@ fn the_response_to_an_offer_is_confirmed() {
         )
         .unwrap();
         let expected = ChildSuite {
-            encryption: Encryption::AesGcm16Key256,
+            protocol: ipsecmesh_ike::SaProtocol::Esp,
+            encryption: Some(Encryption::AesGcm16Key256),
             integrity: None,
             key_exchange,
             esn: true,

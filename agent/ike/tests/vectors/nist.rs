@@ -76,7 +76,8 @@ fn ike_keys(provider: &Provider, skeyseed: Skeyseed) -> IkeKeys {
 fn child_keymat(provider: &Provider, keys: &IkeKeys, shared: Option<&Secret>) -> Vec<u8> {
     let (nonce_i, nonce_r) = nonces();
     let suite = ChildSuite {
-        encryption: Encryption::AesGcm16Key256,
+        protocol: ipsecmesh_ike::SaProtocol::Esp,
+        encryption: Some(Encryption::AesGcm16Key256),
         integrity: None,
         key_exchange: shared.map(|_| KeyExchange::X25519),
         esn: true,

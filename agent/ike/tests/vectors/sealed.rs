@@ -249,7 +249,8 @@ fn both_ends_of_a_child_sa_have_the_same_keys_in_opposite_directions() {
     let [a, b] = PROVIDERS;
     for suite in SUITES {
         let child = ChildSuite {
-            encryption: suite.encryption,
+            protocol: ipsecmesh_ike::SaProtocol::Esp,
+            encryption: Some(suite.encryption),
             integrity: None,
             key_exchange: None,
             esn: true,
@@ -278,7 +279,8 @@ fn a_shared_secret_without_a_key_exchange_in_the_suite_is_refused() {
     let shared = Secret::from(&[1; 32][..]);
     for (key_exchange, shared) in [(None, Some(&shared)), (Some(KeyExchange::X25519), None)] {
         let suite = ChildSuite {
-            encryption: Encryption::AesGcm16Key128,
+            protocol: ipsecmesh_ike::SaProtocol::Esp,
+            encryption: Some(Encryption::AesGcm16Key128),
             integrity: None,
             key_exchange,
             esn: false,
@@ -357,7 +359,8 @@ fn r4_no_debug_output_shows_a_key() {
     let shown = format!("{skeyseed:?} {skeyseed:#?} {secret:?}");
     let keys = keys(provider, SUITES[3], Role::Initiator);
     let child = ChildSuite {
-        encryption: Encryption::AesGcm16Key256,
+        protocol: ipsecmesh_ike::SaProtocol::Esp,
+        encryption: Some(Encryption::AesGcm16Key256),
         integrity: None,
         key_exchange: None,
         esn: true,

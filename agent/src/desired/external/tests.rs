@@ -37,6 +37,7 @@ fn tunnel(name: &str, selectors: Vec<PacketSelector>) -> Tunnel {
         overlay: Vec::new(),
         block: true,
         mode: Mode::Transport,
+        protocol: ipsecmesh_ike::SaProtocol::Esp,
         start: Start::Auto,
         encapsulation: Encapsulation::Auto,
         ike_proposals: fixture::ike_proposals(),

@@ -99,7 +99,10 @@ fn an_edit_that_cannot_be_carried_out_changes_nothing_but_the_phase() {
         ("spec.traffic.type", |spec| {
             spec.traffic.type_ = tunnel::TrafficType::Host;
         }),
-        ("spec.protocol", |spec| spec.protocol = tunnel::Protocol::Ah),
+        ("spec.childSA.proposals[0].keyExchange", |spec| {
+            spec.child_sa.proposals = Suite::Fips.child();
+            spec.child_sa.proposals[0].key_exchange = vec![suite::KeyExchange::Modp4096];
+        }),
         ("spec.auth.type", |spec| spec.auth.type_ = tunnel::AuthType::Psk),
     ];
     for (field, edit) in edits {
@@ -138,7 +141,8 @@ fn a_tunnel_made_anew_takes_nothing_from_its_namesake() {
     let before = tunnel(&object(|_| {}), None).value.expect("in force");
     let other = object(|object| {
         object.metadata.uid = Some("uid-2".to_owned());
-        object.spec.protocol = tunnel::Protocol::Ah;
+        object.spec.ike.proposals = Suite::Fips.ike();
+        object.spec.ike.proposals[0].key_exchange = vec![suite::KeyExchange::Modp2048];
     });
     let row = tunnel(&other, Some(&before)).value.expect("policies stand");
     assert!(row.tunnel.ike_proposals.is_empty());
