@@ -227,8 +227,11 @@ impl Endpoint {
                 } else {
                     self.set_timer(Timer::StartAnew(id, current), FOLLOWER_PATIENCE);
                 }
-            } else if old.ike_proposals != new.ike_proposals || old.ike_lifetime != new.ike_lifetime {
+            } else if old.ike_proposals != new.ike_proposals {
                 self.rekey_ike(current);
+            }
+            if old.ike_lifetime != new.ike_lifetime {
+                self.change_life(current);
             }
             if old.liveness != new.liveness {
                 self.set_timer(Timer::Liveness(current), new.liveness.interval);

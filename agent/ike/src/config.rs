@@ -186,7 +186,8 @@ pub struct PeerConfig {
     pub auth: PeerAuth,
     /// Proposals of the IKE SA in order of preference; never empty.
     pub ike_proposals: Vec<IkeProposal>,
-    /// Hard lifetime of the IKE SA; it is rekeyed before. 10 min to 168 h.
+    /// No IKE SA stands for longer after the peer has proven its identity: a new one is made before (RFC 7296 §2.8.3), and
+    /// in between the IKE SA is rekeyed. 10 min to 168 h.
     pub ike_lifetime: Duration,
     /// Liveness checks (RFC 7296 §2.4).
     pub liveness: Liveness,

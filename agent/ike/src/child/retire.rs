@@ -159,28 +159,16 @@ impl Endpoint {
     pub(crate) fn peer_deletes(&mut self, ike: IkeSaId, id: ChildSaId) -> Option<(SaProtocol, EspSpi)> {
         let child = self.children.get(&id)?;
         let spi = (child.inbound.protocol, child.inbound.spi);
-        let (stage, successors) = (child.stage, child.successors.clone());
-        for successor in &successors {
-            self.install_on_sign(*successor);
+        let stage = child.stage;
+        for successor in self.successors(id) {
+            self.install_on_sign(successor);
         }
+        let (succeeded, waits) = self.taken_over(id);
         if stage == Stage::Lingering {
             return None;
         }
         let crossing = self.sas.get(&ike).is_some_and(|sa| sa.deletes(id));
         self.dequeue_child(ike, id);
-        let mut succeeded = false;
-        let mut waits = false;
-        for successor in successors {
-            let Some(next) = self.children.get(&successor) else {
-                continue;
-            };
-            succeeded |= matches!(next.stage, Stage::Inbound | Stage::AwaitSign | Stage::Active);
-            waits |= match next.stage {
-                Stage::Inbound => next.role == Role::Initiator,
-                Stage::Active => matches!(next.outbound_half, Half::Installing { .. }),
-                Stage::AwaitSign | Stage::Leaving(..) | Stage::Lingering | Stage::Redundant => false,
-            };
-        }
         let reason = match stage {
             Stage::Leaving(_, reason) => reason,
             Stage::Redundant => CloseReason::Redundant,
@@ -201,6 +189,51 @@ impl Endpoint {
             self.retire(id, Leave::Answer, reason);
         }
         (!crossing).then_some(spi)
+    }
+
+    /// Pairs that are to replace this one.
+    fn successors(&self, id: ChildSaId) -> Vec<ChildSaId> {
+        let child = self.children.get(&id);
+        child.map(|child| child.successors.clone()).unwrap_or_default()
+    }
+
+    /// Whether a pair has a successor, and whether one is about to take over.
+    fn taken_over(&self, id: ChildSaId) -> (bool, bool) {
+        let (mut succeeded, mut waits) = (false, false);
+        for successor in self.successors(id) {
+            let Some(next) = self.children.get(&successor) else {
+                continue;
+            };
+            succeeded |= matches!(next.stage, Stage::Inbound | Stage::AwaitSign | Stage::Active);
+            waits |= match next.stage {
+                Stage::Inbound => next.role == Role::Initiator,
+                Stage::Active => matches!(next.outbound_half, Half::Installing { .. }),
+                Stage::AwaitSign | Stage::Leaving(..) | Stage::Lingering | Stage::Redundant => false,
+            };
+        }
+        (succeeded, waits)
+    }
+
+    /// The peer deletes a pair with its IKE SA. One that a wholly new IKE SA has replaced sends until its successor does
+    /// (RFC 7296 §2.8.3).
+    pub(crate) fn peer_deletes_with_ike(&mut self, id: ChildSaId, reason: CloseReason) {
+        for successor in self.successors(id) {
+            let next = self.children.get(&successor).and_then(|next| next.ike);
+            // A peer that does not confirm says so with its DELETE; one of our kind has said so before, or takes all down.
+            if next
+                .and_then(|ike| self.sas.get(&ike))
+                .is_some_and(|ike| ike.is_current() && !ike.confirms())
+            {
+                self.install_on_sign(successor);
+            }
+        }
+        let (_, waits) = self.taken_over(id);
+        let sends = self.is_usable(id);
+        match self.children.get_mut(&id) {
+            // `replaced` removes our outbound half as soon as the successor's stands.
+            Some(child) if waits && sends => child.stage = Stage::Leaving(Leave::WithIke, reason),
+            Some(_) | None => self.retire(id, Leave::WithIke, reason),
+        }
     }
 
     /// The peer's inbound half stands, by its word or by its traffic.

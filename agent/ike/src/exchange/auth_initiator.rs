@@ -200,6 +200,11 @@ impl Endpoint {
         let Some(attempt) = self.drop_attempt(id) else {
             return;
         };
+        let mut authentication = self.authenticated_now(attempt.peer, true);
+        let believed = payloads.notify(NotifyType::AUTH_LIFETIME);
+        if let Some(Ok(time)) = believed.map(Notify::announced_lifetime) {
+            authentication.believed_for(time);
+        }
         let next_request = auth_id(candidate.intermediate()) + 1;
         let Candidate {
             spi_r,
@@ -229,6 +234,7 @@ impl Endpoint {
                 nonce: attempt.nonce.clone(),
                 established: IkeSaId(0),
             },
+            authentication,
             identity: proven.identity().clone(),
             boot: payloads
                 .notify(NotifyType::IPSECMESH_BOOT_ID)
@@ -248,9 +254,12 @@ impl Endpoint {
         if let Some(peer) = self.peers.get_mut(&attempt.peer) {
             peer.failures = 0;
             // The SA to be replaced may have been rekeyed since.
-            peer.replacing = attempt.replaces.and(peer.current);
+            let before = std::mem::replace(&mut peer.replacing, attempt.replaces.and(peer.current));
             if let Some(old) = peer.replacing {
                 self.give_way(old);
+            }
+            if let Some(before) = before {
+                self.close_with_delete(before, CloseReason::Replaced);
             }
         }
         self.make_current(sa, None);
@@ -276,6 +285,7 @@ impl Endpoint {
             );
         }
         self.drive_peer(attempt.peer);
+        self.finish_replacement(attempt.peer);
         self.pump(sa);
     }
 

@@ -122,6 +122,10 @@ impl Endpoint {
             )));
         }
         payloads.push(Payload::Notify(Notify::boot_id(self.config.boot_id)));
+        if half_open.nat.peer {
+            // Behind a NAT we do not reach it to begin a new IKE SA ourselves.
+            payloads.push(Payload::Notify(Notify::auth_lifetime(peer.config.ike_lifetime)));
+        }
         Ok(payloads)
     }
 
@@ -170,6 +174,7 @@ impl Endpoint {
             .notify(NotifyType::IPSECMESH_BOOT_ID)
             .and_then(|n| n.announced_boot().ok());
         let number = auth_id(half_open.intermediate());
+        let authentication = self.authenticated_now(peer, false);
         let HalfOpen {
             spi_i,
             spi_r,
@@ -199,6 +204,7 @@ impl Endpoint {
                 nonce: nonce_i.clone(),
                 established: IkeSaId(0),
             },
+            authentication,
             identity: proven.identity().clone(),
             boot,
             standing: match verdict {

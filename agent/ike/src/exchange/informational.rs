@@ -72,10 +72,13 @@ impl Endpoint {
     }
 
     /// The peer has heard that our inbound half stands, so that it does not send through the predecessor any more.
-    pub(super) fn confirmed(&mut self, replaced: Option<ChildSaId>) {
+    pub(super) fn confirmed(&mut self, id: IkeSaId, replaced: Option<ChildSaId>) {
         let old = replaced.and_then(|old| self.children.get(&old).map(|child| (old, child.stage, child.ike)));
         if let Some((old, Stage::Leaving(_, reason), None)) = old {
             self.linger(old, reason);
+        }
+        if let Some(peer) = self.sas.get(&id).map(|sa| sa.peer) {
+            self.finish_replacement(peer);
         }
     }
 
@@ -217,7 +220,7 @@ impl Endpoint {
             },
         );
         for pair in pairs {
-            self.retire(pair, Leave::WithIke, reason);
+            self.peer_deletes_with_ike(pair, reason);
         }
         self.try_answer_delete(id);
     }

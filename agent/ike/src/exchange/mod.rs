@@ -19,6 +19,7 @@ use crate::sa::{IkeSa, Standing};
 use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, Path, SaProtocol};
 use crate::wire::{Notify, NotifyType, Payload, Payloads};
 
+pub(crate) use child_outcome::REKEY_AGAIN;
 pub(crate) use child_responder::HeldChild;
 pub(crate) use informational::HeldDelete;
 
@@ -68,6 +69,19 @@ impl IkeSa {
     /// Whether our DELETE for a pair is under way.
     pub(crate) fn deletes(&self, child: ChildSaId) -> bool {
         matches!(&self.in_flight, Some(InFlight { exchange: Exchange::DeleteChild(id), .. }) if *id == child)
+    }
+
+    /// Whether our word that an inbound half stands is still to be answered.
+    pub(crate) fn confirming(&self) -> bool {
+        let queued = self.queue.iter().any(|task| matches!(task, Task::Confirm(_)));
+        let under_way = matches!(
+            &self.in_flight,
+            Some(InFlight {
+                exchange: Exchange::Confirm(_),
+                ..
+            })
+        );
+        queued || under_way
     }
 
     /// The child that our request under way negotiates, unless it is a rekey.

@@ -186,7 +186,7 @@ impl Endpoint {
         // A response that does not parse is one that says nothing.
         let payloads = payloads.unwrap_or_default();
         match in_flight.exchange {
-            Exchange::Confirm(replaced) => self.confirmed(replaced),
+            Exchange::Confirm(replaced) => self.confirmed(id, replaced),
             Exchange::CreateChild(request) => self.child_response(id, &request, &payloads),
             Exchange::DeleteChild(child) => self.child_deleted(child),
             Exchange::DeleteIke => self.ike_deleted(id),

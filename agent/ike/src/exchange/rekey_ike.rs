@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use super::Exchange;
-use super::child_outcome::REKEY_AGAIN;
 use crate::collision;
 use crate::config::{IkeProposal, KeyExchange};
 use crate::crypto::{
@@ -45,15 +44,6 @@ struct Agreed<'a> {
 }
 
 impl Endpoint {
-    /// The soft lifetime of an IKE SA has come. Whatever becomes of the rekey: while the SA stands, it is tried again.
-    pub(crate) fn ike_soft(&mut self, id: IkeSaId) {
-        if self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
-            let wait = self.jitter.between(REKEY_AGAIN, 2 * REKEY_AGAIN);
-            self.set_timer(Timer::IkeSoft(id), wait);
-            self.rekey_ike(id);
-        }
-    }
-
     /// A new IKE SA instead of this one, now.
     pub(crate) fn rekey_ike(&mut self, id: IkeSaId) {
         if self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
@@ -89,7 +79,7 @@ impl Endpoint {
         let (Some(spi), Some(nonce), Ok(key_exchange)) =
             (self.draw_ike_spi(), self.draw_nonce(), key_exchange)
         else {
-            self.set_timer(Timer::IkeSoft(id), RETRY);
+            self.ike_soft_in(id, RETRY);
             return;
         };
         let payloads = [
@@ -216,11 +206,11 @@ impl Endpoint {
             let wait = self
                 .jitter
                 .between(Duration::from_millis(500), Duration::from_millis(1500));
-            self.set_timer(Timer::IkeSoft(id), wait);
+            self.ike_soft_in(id, wait);
             return;
         }
         let wait = self.jitter.between(RETRY, 2 * RETRY);
-        self.set_timer(Timer::IkeSoft(id), wait);
+        self.ike_soft_in(id, wait);
         let failure = match kind {
             NotifyType::NO_PROPOSAL_CHOSEN => Failure::NoProposalChosen,
             _ => Failure::Protocol,
@@ -354,6 +344,7 @@ impl Endpoint {
             next_request: 0,
             expected: 0,
             origin: sa.origin.clone(),
+            authentication: sa.authentication,
             identity: sa.identity.clone(),
             boot: sa.boot,
             standing: Standing::Replaced,

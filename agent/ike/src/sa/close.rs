@@ -299,16 +299,26 @@ impl Endpoint {
         let (Some(current), Some(old)) = (peer.current, peer.replacing) else {
             return;
         };
-        let complete = peer.slots.values().filter(|slot| slot.wanted).all(|slot| {
-            self.serves(slot, current)
+        let complete = peer.slots.values().all(|slot| {
+            let taken_over = self.serves(slot, current)
                 && slot
                     .current
                     .and_then(|pair| self.children.get(&pair))
-                    .is_some_and(|pair| matches!(pair.outbound_half, Half::Installed))
+                    .is_some_and(|pair| matches!(pair.outbound_half, Half::Installed));
+            // What the old SA does not carry, it need not wait for.
+            taken_over || !slot.pairs.iter().any(|pair| self.carries(*pair, old))
         });
-        if complete && current != old {
+        // The peer sends through the new pairs as soon as it has heard that they stand here.
+        let heard = self.sas.get(&current).is_some_and(|sa| !sa.confirming());
+        if complete && heard && current != old {
             self.close_with_delete(old, CloseReason::Replaced);
         }
+    }
+
+    /// Whether a pair carries traffic, and belongs to this IKE SA.
+    fn carries(&self, pair: ChildSaId, ike: IkeSaId) -> bool {
+        let pair = self.children.get(&pair).filter(|pair| pair.ike == Some(ike));
+        pair.is_some_and(|pair| matches!(pair.stage, Stage::AwaitSign | Stage::Active))
     }
 
     /// An IKE SA that lingers for the peer's sake goes.
@@ -334,11 +344,6 @@ impl Endpoint {
         {
             self.close_with_delete(id, CloseReason::Redundant);
         }
-    }
-
-    /// The hard lifetime: the SA ends at both ends, and a new one begins.
-    pub(crate) fn ike_expired(&mut self, id: IkeSaId) {
-        self.close_with_delete(id, CloseReason::Expired);
     }
 
     /// The children, and what is left to do, go over to the SA that a rekey made (RFC 7296 §2.18).

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{IkeSa, Origin, SpiOwner, Standing};
+use super::{Authentication, IkeSa, Origin, SpiOwner, Standing};
 use crate::config::Identity;
 use crate::crypto::{IkeSuite, Opener, Sealer, SkD};
 use crate::endpoint::Endpoint;
@@ -11,9 +11,6 @@ use crate::output::Event;
 use crate::timer::Timer;
 use crate::types::{BootId, IkeSaId, IkeSpi, Path, PeerId};
 use crate::wire::{Nonce, Role};
-
-/// The soft lifetime of an IKE SA in percent of the hard one.
-const SOFT_PERCENT: (u32, u32) = (80, 92);
 
 /// What a new IKE SA is made of.
 pub(crate) struct NewSa<'a> {
@@ -31,6 +28,7 @@ pub(crate) struct NewSa<'a> {
     pub(crate) next_request: u32,
     pub(crate) expected: u32,
     pub(crate) origin: Origin,
+    pub(crate) authentication: Authentication,
     pub(crate) identity: Identity,
     pub(crate) boot: Option<BootId>,
     pub(crate) standing: Standing,
@@ -68,6 +66,7 @@ impl Endpoint {
             queue: VecDeque::new(),
             standing: new.standing,
             origin,
+            authentication: new.authentication,
             identity: new.identity,
             boot: new.boot,
             last_seen: self.now.mono,
@@ -101,12 +100,10 @@ impl Endpoint {
         for slot in peer.slots.values_mut() {
             slot.wanted |= eager;
         }
-        let (lifetime, liveness) = (peer.config.ike_lifetime, peer.config.liveness.interval);
+        let liveness = peer.config.liveness.interval;
         self.timers.cancel(Timer::Start(peer_id));
         self.timers.cancel(Timer::IkeLinger(id));
-        let soft = self.jitter.percent(lifetime, SOFT_PERCENT.0, SOFT_PERCENT.1);
-        self.set_timer(Timer::IkeSoft(id), soft);
-        self.set_timer(Timer::IkeHard(id), lifetime);
+        self.begin_life(id);
         self.set_timer(Timer::Liveness(id), liveness);
         self.event(Event::IkeEstablished {
             peer: peer_id,

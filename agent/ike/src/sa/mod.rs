@@ -5,6 +5,7 @@
 
 mod close;
 mod establish;
+mod life;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -20,6 +21,7 @@ use crate::types::{BootId, ChildId, ChildSaId, EspSpi, IkeSaId, IkeSpi, Path, Pe
 use crate::wire::{Header, Nonce, Role};
 
 pub(crate) use establish::NewSa;
+pub(crate) use life::Authentication;
 
 /// Whom an IKE SPI of ours belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +180,7 @@ pub(crate) struct IkeSa {
     pub(crate) queue: VecDeque<Task>,
     pub(crate) standing: Standing,
     pub(crate) origin: Origin,
+    pub(crate) authentication: Authentication,
     /// Who the peer proved to be.
     pub(crate) identity: Identity,
     /// The peer's boot. Only a peer of our kind has one.

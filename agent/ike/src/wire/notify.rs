@@ -1,5 +1,7 @@
 //! The Notify payload (RFC 7296 §3.10): a type, the SA that it is about, and data that the type defines.
 
+use std::time::Duration;
+
 use super::auth::{decode_hash_algorithms, encode_hash_algorithms};
 use super::error::{DecodeError, Malformation};
 use super::reader::Reader;
@@ -70,6 +72,12 @@ impl Notify {
         Self::with_data(NotifyType::IPSECMESH_BOOT_ID, boot.0.to_vec())
     }
 
+    /// AUTH_LIFETIME: for so long the sender believes that the receiver is who it has proven to be (RFC 4478 §3).
+    pub fn auth_lifetime(time: Duration) -> Self {
+        let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        Self::with_data(NotifyType::AUTH_LIFETIME, seconds.to_be_bytes().to_vec())
+    }
+
     /// The SPI of REKEY_SA or CHILD_SA_NOT_FOUND.
     pub fn child_spi(&self) -> Result<(SaProtocol, EspSpi), DecodeError> {
         match (self.protocol, &self.spi) {
@@ -85,6 +93,14 @@ impl Notify {
         let method = r.u16("INVALID_KE_PAYLOAD.method")?;
         r.finish("INVALID_KE_PAYLOAD")?;
         Ok(KeyExchangeMethod(method))
+    }
+
+    /// The time that AUTH_LIFETIME names.
+    pub fn announced_lifetime(&self) -> Result<Duration, DecodeError> {
+        let mut r = Reader::new(&self.data);
+        let seconds = r.u32("AUTH_LIFETIME")?;
+        r.finish("AUTH_LIFETIME")?;
+        Ok(Duration::from_secs(u64::from(seconds)))
     }
 
     /// What SIGNATURE_HASH_ALGORITHMS announces.

@@ -51,7 +51,7 @@ fn rekeyed(
 }
 
 /// The peer's answer to our rekey of the IKE SA, and the SA that it makes.
-fn answer_ike_rekey(peer: &mut Peer, request: &Payloads, nonce: [u8; 32]) -> (Peer, Vec<Payload>) {
+pub(crate) fn answer_ike_rekey(peer: &mut Peer, request: &Payloads, nonce: [u8; 32]) -> (Peer, Vec<Payload>) {
     let ours = crate::support::peer_config(2, 1, 1).ike_proposals;
     let chosen = select_ike(&ours, request.security_association().unwrap()).unwrap();
     let Spi::Ike(spi_i) = chosen.peer_spi else {

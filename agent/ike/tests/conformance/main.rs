@@ -21,6 +21,7 @@ mod lifetime;
 mod nat;
 mod peer;
 mod real_crypto;
+mod reauthentication;
 mod restart;
 mod rules;
 mod separate;

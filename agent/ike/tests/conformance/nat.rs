@@ -13,7 +13,7 @@ fn hash(kind: NotifyType, data: [u8; 20]) -> Payload {
 }
 
 /// Hashes that match nothing: each end believes that a NAT is between them.
-fn behind_a_nat() -> Vec<Payload> {
+pub(crate) fn behind_a_nat() -> Vec<Payload> {
     vec![
         hash(NotifyType::NAT_DETECTION_SOURCE_IP, [1; 20]),
         hash(NotifyType::NAT_DETECTION_DESTINATION_IP, [2; 20]),

@@ -76,7 +76,11 @@ pub(crate) fn we_began(config: PeerConfig) -> (Sut, Peer, Header, Payloads) {
 
 /// Host 1 has begun, and everything stands. Also the SPI on which host 1 receives.
 pub(crate) fn we_have_a_pair() -> (Sut, Peer, EspSpi) {
-    let (mut sut, mut peer, header, payloads) = we_began(configured(1));
+    we_have_a_pair_with(configured(1))
+}
+
+pub(crate) fn we_have_a_pair_with(config: PeerConfig) -> (Sut, Peer, EspSpi) {
+    let (mut sut, mut peer, header, payloads) = we_began(config);
     let answer = auth_answer(&peer, &payloads);
     peer.reply(&mut sut, &header, &answer);
     let (confirm, _) = peer.take(&mut sut);

@@ -191,3 +191,34 @@ fn what_comes_back_is_connected_within_five_seconds() {
         assert_eq!(world.failure, None, "seed {seed}, crashed {crashed:?}");
     }
 }
+
+/// The peers prove their identities anew again and again, both ends within moments of each other: the pair never
+/// ceases to carry traffic, and there is one IKE SA after each.
+#[test]
+fn re_authentication_never_leaves_an_end_without_its_pair() {
+    for seed in 0..60 {
+        cheap::seed(seed);
+        let mut world = World::new(seed, both());
+        world.weather = Weather {
+            delay: (0, seed),
+            ..Weather::FAIR
+        };
+        for index in 0..2_u8 {
+            let mut config = peer_config(index + 1, 2 - index, 2);
+            config.ike_lifetime = Duration::from_secs(60);
+            world.at(Duration::ZERO, usize::from(index), Act::Upsert(Box::new(config)));
+        }
+        for second in 5..=300 {
+            world.run(Duration::from_secs(second));
+            assert!(world.connected(), "seed {seed}, second {second}");
+        }
+        world.check_rest(2);
+        assert_eq!(world.failure, None, "seed {seed}");
+        let anew =
+            |event: &&(Duration, Event)| matches!(event.1, Event::IkeEstablished { replaces: None, .. });
+        for node in &world.nodes {
+            let times = node.events.iter().filter(anew).count();
+            assert!((5..=8).contains(&times), "seed {seed}: {times} times");
+        }
+    }
+}

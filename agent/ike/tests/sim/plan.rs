@@ -31,6 +31,10 @@ pub(crate) fn build(seed: u64, providers: [&'static Provider; 2]) -> (World, usi
         if let Some(secret) = &secret {
             config.auth = secret.clone();
         }
+        if seed % 5 == 2 {
+            // The peers prove their identities anew again and again.
+            config.ike_lifetime = Duration::from_secs(60 + seed % 90);
+        }
         if separate {
             for proposal in &mut config.ike_proposals {
                 proposal.encryption = vec![Encryption::AesCbcKey256];
