@@ -27,6 +27,9 @@ need iptables iptables
 need kmod kmod
 need setpriv util-linux
 need nsenter util-linux
+# Roots of newer suites: their kernels and their peers.
+need debootstrap debootstrap
+need unshare util-linux
 # The peer of the interoperability tests. Its plugins are no programs.
 need charon-systemd charon-systemd
 need swanctl strongswan-swanctl

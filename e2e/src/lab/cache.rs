@@ -159,7 +159,7 @@ fn content_hash(module: &Path, recipe: &Recipe) -> Result<String> {
 }
 
 /// The first 12 hexadecimal digits.
-fn short_hash(hash: Sha256) -> String {
+pub(super) fn short_hash(hash: Sha256) -> String {
     use std::fmt::Write;
     hash.finalize()
         .iter()

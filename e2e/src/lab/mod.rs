@@ -30,6 +30,7 @@ pub mod pki;
 mod process;
 pub mod product;
 pub mod state;
+pub mod suite;
 mod tools;
 
 pub use agents::KernelSa;
