@@ -15,6 +15,7 @@ mod dataplane;
 mod edit;
 mod encrypt;
 mod evidence;
+mod external;
 mod host;
 mod hostile;
 mod idle;
@@ -22,6 +23,7 @@ mod input;
 mod install;
 mod lifecycle;
 mod nodes;
+mod outside;
 mod restart;
 mod standing;
 mod world;
@@ -81,6 +83,8 @@ const TRIALS: &[(&str, Check)] = &[
         restart::node_crashes_and_returns,
     ),
     ("nodes::added_and_removed", nodes::added_and_removed),
+    ("external::pre_shared_key", external::pre_shared_key),
+    ("external::trust_bundle", external::trust_bundle),
     ("host::without_a_capability", host::without_a_capability),
     ("host::without_esp", host::without_esp),
     ("host::with_the_port_taken", host::with_the_port_taken),
