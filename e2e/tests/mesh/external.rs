@@ -21,6 +21,7 @@ use rcgen::{
 use crate::{
     evidence::MARKER,
     outside::Outside,
+    restart::kill_agent,
     world::{ROLLOUT, SOON, World, ensure},
 };
 
@@ -121,6 +122,66 @@ pub(crate) fn trust_bundle(world: &World) -> Result<String> {
     ))
 }
 
+/// Without an admission policy nothing is sealed, and with it nothing to a key that the node's certificate does not speak for:
+/// both told, both healed.
+pub(crate) fn nobody_else_is_sealed_to(world: &World) -> Result<String> {
+    let lab = start(world)?;
+    let binding = ["validatingadmissionpolicybinding", "ipsecmesh-own-node"];
+    let kept: serde_json::Value = lab.kubectl().object(&binding)?;
+    lab.kubectl().run(&["delete", binding[0], binding[1]])?;
+    secret(&lab, &[("psk", FIRST)])?;
+    let auth = "{type: PSK, psk: {secretRef: {name: storage, key: psk}}}";
+    // Nobody answers there: it is about what happens before.
+    lab.kubectl().apply(&ours("172.30.0.200", auth))?;
+    let refused = said_of(&lab, "Programmed", "AdmissionPolicyMissing", "ipsecmesh-own-node");
+    let sealed = lab
+        .kubectl()
+        .value(&["ipsecnode", NODE], "{.spec.sealedCredentials}")?;
+    lab.kubectl().apply(&bare(&kept).to_string())?;
+    refused?;
+    ensure(sealed.is_empty(), || {
+        format!("sealed without the policy: {sealed}")
+    })?;
+    resealed(&lab)?;
+    let recipient = "{.spec.sealedCredentials[0].recipient}";
+    let before = lab.kubectl().value(&["ipsecnode", NODE], recipient)?;
+    let stranger =
+        r#"{"status":{"sealingKey":{"publicKey":"CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk="}}}"#;
+    lab.kubectl().run(&[
+        "patch",
+        "ipsecnode",
+        NODE,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        stranger,
+    ])?;
+    said_of(&lab, "Programmed", "SealingKeyUntrusted", NODE)?;
+    let after = lab.kubectl().value(&["ipsecnode", NODE], recipient)?;
+    ensure(before == after, || format!("sealed to {after}, not to {before}"))?;
+    kill_agent(&lab, NODE)?;
+    eventually("the agent puts its key right", ROLLOUT, || {
+        let key = lab
+            .kubectl()
+            .value(&["ipsecnode", NODE], "{.status.sealingKey.publicKey}")?;
+        ensure(before == format!("x25519:{key}"), || key.clone())
+    })?;
+    gone(&lab)?;
+    Ok("AdmissionPolicyMissing and SealingKeyUntrusted told, nothing sealed meanwhile, both healed".into())
+}
+
+/// An object as it was applied.
+fn bare(object: &serde_json::Value) -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": object["apiVersion"], "kind": object["kind"], "spec": object["spec"],
+        "metadata": {
+            "name": object["metadata"]["name"],
+            "labels": object["metadata"]["labels"],
+            "annotations": object["metadata"]["annotations"],
+        },
+    })
+}
+
 /// The product without tunnels, and one node that the tunnel selects.
 fn start(world: &World) -> Result<Arc<Lab>> {
     let pods = world.clear_mesh()?;
@@ -206,9 +267,14 @@ fn config_map(lab: &Lab, roots: &str) -> Result<()> {
 
 /// Waits until `ResolvedRefs` says why not, with the fix.
 fn told(lab: &Lab, reason: &str, word: &str) -> Result<()> {
-    let condition = "{.status.conditions[?(@.type==\"ResolvedRefs\")]";
+    said_of(lab, "ResolvedRefs", reason, word)
+}
+
+/// Waits until a condition says why not.
+fn said_of(lab: &Lab, type_: &str, reason: &str, word: &str) -> Result<()> {
+    let condition = format!("{{.status.conditions[?(@.type==\"{type_}\")]");
     let template = format!("{condition}.status}} {condition}.reason}} {condition}.message}}");
-    eventually(&format!("ResolvedRefs=False, {reason}"), TOLD, || {
+    eventually(&format!("{type_}=False, {reason}"), TOLD, || {
         let said = lab.kubectl().value(TUNNEL, &template)?;
         let right = said.starts_with(&format!("False {reason} ")) && said.contains(word);
         ensure(right, || said.clone())

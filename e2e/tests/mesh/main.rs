@@ -85,6 +85,10 @@ const TRIALS: &[(&str, Check)] = &[
     ("nodes::added_and_removed", nodes::added_and_removed),
     ("external::pre_shared_key", external::pre_shared_key),
     ("external::trust_bundle", external::trust_bundle),
+    (
+        "external::nobody_else_is_sealed_to",
+        external::nobody_else_is_sealed_to,
+    ),
     ("host::without_a_capability", host::without_a_capability),
     ("host::without_esp", host::without_esp),
     ("host::with_the_port_taken", host::with_the_port_taken),
