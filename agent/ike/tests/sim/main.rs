@@ -205,7 +205,7 @@ fn re_authentication_never_leaves_an_end_without_its_pair() {
         };
         for index in 0..2_u8 {
             let mut config = peer_config(index + 1, 2 - index, 2);
-            config.ike_lifetime = Duration::from_secs(60);
+            config.ike_lifetime = Duration::from_mins(1);
             world.at(Duration::ZERO, usize::from(index), Act::Upsert(Box::new(config)));
         }
         for second in 5..=300 {
