@@ -208,7 +208,7 @@ impl Endpoint {
         match timer {
             Timer::ChildHard(id) => self.child_expired(id),
             Timer::ChildLinger(id) => self.linger_is_over(id),
-            Timer::ChildOutbound(id) => self.install_on_sign(id),
+            Timer::ChildOutbound(id) => self.install_unless_open(id),
             Timer::ChildRetry(peer, child) => self.retry_child(peer, child),
             Timer::ChildSoft(id) => self.child_soft(id),
             Timer::HalfOpen(id) => self.forget_half_open(id),

@@ -6,11 +6,10 @@ use std::time::Duration;
 use kube::{Api, Client, Config};
 use tokio::sync::watch;
 
-use crate::app::{AppError, provider};
+use crate::app::AppError;
 use crate::args::RunArgs;
 use crate::identity::keystore::Keystore;
 use crate::identity::renew::{IdentityState, Renewal, Wanted};
-use crate::identity::sealing::Sealing;
 use crate::metrics::Metrics;
 use crate::source::{Snapshot, kube as api, manifests};
 use crate::status::Writer;
@@ -29,8 +28,6 @@ pub(super) struct Origin {
     pub(super) identity: watch::Receiver<IdentityState>,
     /// Who it is to be.
     pub(super) wanted: watch::Sender<Option<Wanted>>,
-    /// What credentials are sealed to, in a cluster.
-    pub(super) sealing: Option<Sealing>,
     /// What keeps them up to date.
     pub(super) tasks: Vec<Task>,
 }
@@ -59,10 +56,7 @@ async fn cluster(
     let keystore =
         Keystore::open(args.state_dir.join("identity")).map_err(|e| AppError::Other(e.to_string()))?;
     let client = client().await?;
-    let random = provider(args.crypto_provider)?.random;
-    let sealing = Sealing::open(keystore.clone(), random).map_err(|e| AppError::Other(e.to_string()))?;
-    let opener = Arc::clone(sealing.opener());
-    let (snapshots, watches) = api::follow(&client, node, metrics, opener);
+    let (snapshots, watches) = api::follow(&client, node, metrics);
     let (wanted, identity, renewal) = renewal(&client, keystore);
     let writer = Writer {
         client,
@@ -74,7 +68,6 @@ async fn cluster(
         snapshots,
         identity,
         wanted,
-        sealing: Some(sealing),
         tasks: vec![watches, renewal, writer.start()],
     })
 }
@@ -99,7 +92,6 @@ fn host(args: &RunArgs, name: Option<&str>) -> Result<Origin, AppError> {
         snapshots: files.snapshots,
         identity: files.identity,
         wanted: watch::Sender::new(None),
-        sealing: None,
         tasks: vec![files.task],
     })
 }

@@ -7,7 +7,6 @@ mod fixture;
 pub(crate) mod keystore;
 pub(crate) mod leaf;
 pub(crate) mod renew;
-pub(crate) mod sealing;
 pub(crate) mod signer;
 pub(crate) mod trust;
 pub(crate) mod verifier;
@@ -66,7 +65,7 @@ pub(crate) fn directory(
             keys: peer.keys.clone(),
         })
     };
-    let hosts = hosts(snapshot, desired);
+    let hosts = hosts(snapshot, desired)?;
     let peers = desired
         .peers
         .iter()
@@ -77,7 +76,7 @@ pub(crate) fn directory(
 }
 
 /// The peers that no operator has certified: external ones, and all that a host knows from files.
-fn hosts(snapshot: &Snapshot, desired: &Desired) -> HashMap<PeerId, ExpectedHost> {
+fn hosts(snapshot: &Snapshot, desired: &Desired) -> Result<HashMap<PeerId, ExpectedHost>, BundleError> {
     let mut hosts = HashMap::new();
     for (id, peer) in &desired.peers {
         let external = snapshot
@@ -87,16 +86,11 @@ fn hosts(snapshot: &Snapshot, desired: &Desired) -> HashMap<PeerId, ExpectedHost
             .find(|external| external.address == peer.node);
         let (trust, keys) = match external.map(|external| &external.auth) {
             Some(ExternalAuth::Certificate { trust_bundle, .. }) => {
-                let roots = |name| match snapshot.bundles.get(name).map(|pem| TrustBundle::parse(pem)) {
-                    Some(Ok(roots)) => roots,
-                    // A peer with roots of its own is never judged by the authority's.
-                    None => TrustBundle::default(),
-                    Some(Err(error)) => {
-                        tracing::error!(peer = peer.node, %error, "no certificate of the peer is accepted");
-                        TrustBundle::default()
-                    }
-                };
-                (trust_bundle.as_ref().map(roots), BTreeSet::new())
+                let bundle = trust_bundle.as_ref().and_then(|name| snapshot.bundles.get(name));
+                (
+                    bundle.map(|pem| TrustBundle::parse(pem)).transpose()?,
+                    BTreeSet::new(),
+                )
             }
             None if snapshot.host => (None, peer.trust.keys.clone()),
             Some(ExternalAuth::Psk) | None => continue,
@@ -109,5 +103,5 @@ fn hosts(snapshot: &Snapshot, desired: &Desired) -> HashMap<PeerId, ExpectedHost
         };
         hosts.insert(*id, expected);
     }
-    hosts
+    Ok(hosts)
 }

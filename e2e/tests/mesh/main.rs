@@ -15,7 +15,6 @@ mod dataplane;
 mod edit;
 mod encrypt;
 mod evidence;
-mod external;
 mod host;
 mod hostile;
 mod idle;
@@ -23,7 +22,6 @@ mod input;
 mod install;
 mod lifecycle;
 mod nodes;
-mod outside;
 mod restart;
 mod standing;
 mod world;
@@ -83,12 +81,6 @@ const TRIALS: &[(&str, Check)] = &[
         restart::node_crashes_and_returns,
     ),
     ("nodes::added_and_removed", nodes::added_and_removed),
-    ("external::pre_shared_key", external::pre_shared_key),
-    ("external::trust_bundle", external::trust_bundle),
-    (
-        "external::nobody_else_is_sealed_to",
-        external::nobody_else_is_sealed_to,
-    ),
     ("host::without_a_capability", host::without_a_capability),
     ("host::without_esp", host::without_esp),
     ("host::with_the_port_taken", host::with_the_port_taken),

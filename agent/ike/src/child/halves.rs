@@ -107,12 +107,13 @@ impl Endpoint {
                 }
                 self.inbound_stands(id);
             }
-            EffectOutcome::SpiInUse if !then_remove && again.is_some() && child.refused_spis < SPI_TRIES => {
-                if let Some(spec) = again {
+            EffectOutcome::SpiInUse => match again {
+                // A pair that has come to its end meanwhile needs no other SPI.
+                Some(spec) if child.stage == Stage::Inbound && child.refused_spis < SPI_TRIES => {
                     self.redraw_spi(id, spec);
                 }
-            }
-            EffectOutcome::SpiInUse => self.inbound_refused(id, "the SPI is in use in the data plane"),
+                Some(_) | None => self.inbound_refused(id, "the SPI is in use in the data plane"),
+            },
             EffectOutcome::Failed(reason) => self.inbound_refused(id, reason),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Half, Leave, Stage};
 use crate::endpoint::Endpoint;
-use crate::exchange::Task;
+use crate::exchange::{Exchange, Task};
 use crate::output::{CloseReason, Event};
 use crate::timer::Timer;
 use crate::types::{ChildSaId, EspSpi, IkeSaId, SaProtocol};
@@ -245,6 +245,22 @@ impl Endpoint {
         if waits {
             self.install_outbound(id);
         }
+    }
+
+    /// The same, unless our own request for the same child crosses the one that made the pair. Which of the two stays is
+    /// known when the response is there (RFC 7296 §2.8.1): until then the predecessor carries our traffic, because the
+    /// creator of the pair that loses deletes it.
+    pub(crate) fn install_unless_open(&mut self, id: ChildSaId) {
+        let made_on = self.children.get(&id).map(|child| child.made_on);
+        let sa = made_on.and_then(|ike| self.sas.get_mut(&ike));
+        if let Some(in_flight) = sa.and_then(|sa| sa.in_flight.as_mut())
+            && let Exchange::CreateChild(request) = &mut in_flight.exchange
+            && request.crossed == Some(id)
+        {
+            request.crossed_stands = true;
+            return;
+        }
+        self.install_on_sign(id);
     }
 
     /// A pair did not come to stand: what it was to replace stays, or goes without waiting for it.

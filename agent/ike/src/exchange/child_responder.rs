@@ -153,6 +153,7 @@ impl Endpoint {
             && ours.child == config.id
         {
             ours.crossed = Some(pair);
+            ours.crossed_stands = false;
             crosses = true;
         }
         if let Some(slot) = self

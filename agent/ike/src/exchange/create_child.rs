@@ -21,6 +21,8 @@ pub(crate) struct Request {
     pub(crate) rekeys: Option<ChildSaId>,
     /// The pair that a crossing request of the peer has made.
     pub(crate) crossed: Option<ChildSaId>,
+    /// The peer's inbound half of that pair stands, by its word.
+    pub(crate) crossed_stands: bool,
     /// SPIs of no pair of ours that the peer has deleted since: its response may come later than its DELETE.
     pub(crate) deleted: Vec<EspSpi>,
     nonce: Nonce,
@@ -179,6 +181,7 @@ impl Endpoint {
             spi,
             rekeys,
             crossed: None,
+            crossed_stands: false,
             deleted: Vec::new(),
             nonce,
             key_exchange,
@@ -192,8 +195,15 @@ impl Endpoint {
         );
     }
 
-    /// The response to a request of ours.
+    /// The response to a request of ours. Whether a crossing pair of the peer stays is known now.
     pub(super) fn child_response(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) {
+        self.judge_child_response(id, request, payloads);
+        if let Some(crossed) = request.crossed.filter(|_| request.crossed_stands) {
+            self.install_on_sign(crossed);
+        }
+    }
+
+    fn judge_child_response(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) {
         let Some((peer, standing)) = self.sas.get(&id).map(|sa| (sa.peer, sa.standing)) else {
             return;
         };

@@ -158,9 +158,11 @@ impl Endpoint {
     fn peer_confirms(&mut self, id: IkeSaId) {
         let Some(sa) = self.sas.get(&id) else { return };
         let current = self.peers.get(&sa.peer).and_then(|peer| peer.current);
+        // An SA that was made beside this one is not its heir, and what is said here says nothing of its pairs.
         let heir = current
             .filter(|current| *current != id)
-            .and_then(|current| self.sas.get(&current));
+            .and_then(|current| self.sas.get(&current))
+            .filter(|heir| heir.origin.established == sa.origin.established);
         let pairs: Vec<ChildSaId> = sa
             .children
             .iter()
@@ -170,7 +172,7 @@ impl Endpoint {
         for pair in pairs {
             // What was said on an SA that has been rekeyed since says nothing of pairs that its heir has made.
             if self.children.get(&pair).is_some_and(|child| child.made_on <= id) {
-                self.install_on_sign(pair);
+                self.install_unless_open(pair);
             }
         }
     }

@@ -118,6 +118,12 @@ impl Endpoint {
             self.ike_rekey_refused(id, request, NotifyType::INVALID_SYNTAX, None);
             return;
         };
+        let replaced = self.sas.get(&id).map(|sa| sa.standing) == Some(Standing::Replaced);
+        if replaced && request.crossed.is_none() {
+            self.hand_over(id, new);
+            self.close_with_delete(id, CloseReason::Replaced);
+            return;
+        }
         if !self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
             // The old SA is on its way out, and so are its heirs.
             for heir in [Some(new), request.crossed].into_iter().flatten() {

@@ -346,6 +346,29 @@ impl Endpoint {
         }
     }
 
+    /// An SA had given way to a wholly new one when its rekey came through: the heir has its children until the new SA has
+    /// all of its own, at both ends. A DELETE now would take them from the peer too early.
+    pub(crate) fn hand_over(&mut self, old: IkeSaId, heir: IkeSaId) {
+        let Some(sa) = self.sas.get_mut(&old) else { return };
+        let peer_id = sa.peer;
+        let children = std::mem::take(&mut sa.children);
+        let installing = std::mem::take(&mut sa.installing);
+        for child in &children {
+            if let Some(child) = self.children.get_mut(child) {
+                child.ike = Some(heir);
+            }
+        }
+        if let Some(heir) = self.sas.get_mut(&heir) {
+            heir.children.extend(children);
+            heir.installing.extend(installing);
+        }
+        if let Some(peer) = self.peers.get_mut(&peer_id)
+            && peer.replacing == Some(old)
+        {
+            peer.replacing = Some(heir);
+        }
+    }
+
     /// The children, and what is left to do, go over to the SA that a rekey made (RFC 7296 §2.18).
     pub(crate) fn inherit(&mut self, old: IkeSaId, new: IkeSaId) {
         let used = self

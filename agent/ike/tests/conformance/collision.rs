@@ -74,6 +74,47 @@ fn a_late_response_to_a_crossing_rekey_finds_the_old_pair_gone() {
     assert_eq!(sut.kernel, [(theirs.value(), true), (0x3000, false)].into());
 }
 
+/// Found by the simulation (seed 18140): while the peer's response is under way nobody here knows whose pair wins. The word
+/// that the peer's inbound halves stand must not move our traffic to a pair that the peer then deletes.
+#[test]
+fn while_a_crossing_is_open_traffic_stays_on_the_old_pair() {
+    // Ours wins: the peer's pair is never used.
+    let (mut sut, mut peer, _) = we_have_a_pair();
+    let (header, request) = we_rekey(&mut sut, &peer);
+    let rekey = rekey_payloads(PEER_SPI, 0x3000, [0; 32]);
+    peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &rekey);
+    peer.confirm(&mut sut);
+    let outbound = |sut: &Sut, spi: u32| sut.kernel.get(&spi) == Some(&false);
+    assert!(outbound(&sut, PEER_SPI) && !outbound(&sut, 0x3000));
+    peer.ask(&mut sut, ExchangeType::INFORMATIONAL, &[delete_esp(0x3000)]);
+    assert!(outbound(&sut, PEER_SPI));
+    peer.reply(&mut sut, &header, &create_answer(&request, 0x4000, [255; 32]));
+    assert!(outbound(&sut, 0x4000));
+
+    // The peer's wins: what it said counts as soon as that is known.
+    let (mut sut, mut peer, _) = we_have_a_pair();
+    let (header, request) = we_rekey(&mut sut, &peer);
+    let rekey = rekey_payloads(PEER_SPI, 0x3000, [255; 32]);
+    peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &rekey);
+    peer.confirm(&mut sut);
+    assert!(outbound(&sut, PEER_SPI));
+    peer.reply(&mut sut, &header, &create_answer(&request, 0x4000, [0; 32]));
+    assert!(outbound(&sut, 0x3000));
+
+    // What was said of one pair says nothing of the next (seed 15975).
+    let (mut sut, mut peer, _) = we_have_a_pair();
+    let (header, _) = we_rekey(&mut sut, &peer);
+    let rekey = rekey_payloads(PEER_SPI, 0x3000, [255; 32]);
+    peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &rekey);
+    peer.confirm(&mut sut);
+    peer.ask(&mut sut, ExchangeType::INFORMATIONAL, &[delete_esp(PEER_SPI)]);
+    let rekey = rekey_payloads(0x3000, 0x3001, [254; 32]);
+    peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &rekey);
+    let refusal = Payload::Notify(wire::Notify::new(NotifyType::TEMPORARY_FAILURE));
+    peer.reply(&mut sut, &header, &[refusal]);
+    assert!(outbound(&sut, 0x3000) && !outbound(&sut, 0x3001));
+}
+
 #[test]
 fn a_delayed_rekey_request_for_a_pair_that_is_gone_is_told_so() {
     let (mut sut, mut peer, inbound) = we_have_a_pair();

@@ -9,7 +9,7 @@ use crate::draft::Draft;
 use crate::peer::{Peer, kinds};
 use crate::support::cheap;
 use crate::sut::{PEER, Sut};
-use crate::talk::{PEER_SPI, rekey_payloads, we_have_a_pair, we_rekey};
+use crate::talk::{PEER_SPI, auth_payloads, peer_began, rekey_payloads, we_have_a_pair, we_rekey};
 
 /// The peer's request to rekey the IKE SA.
 fn ike_rekey(number: u8, nonce: [u8; 32]) -> (Draft, Vec<Payload>) {
@@ -200,4 +200,40 @@ fn while_one_end_rekeys_the_ike_sa_the_other_is_asked_for_patience() {
     let (_, payloads) = ike_rekey(4, [3; 32]);
     let answer = peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &payloads);
     assert_eq!(kinds(&answer), [NotifyType::TEMPORARY_FAILURE]);
+}
+
+/// Found by the simulation (seed 28465): the peer has begun a new SA beside the old one, which has just been rekeyed. The
+/// children stay until the new SA has its own.
+#[test]
+fn a_rekey_that_comes_through_after_the_sa_has_given_way_keeps_the_children() {
+    let (mut sut, mut peer, inbound) = peer_began();
+    let (header, request) = we_rekey_ike(&mut sut, &peer);
+    let (mut heir, late) = answer_ike_rekey(&mut peer, &request, [3; 32]);
+    let mut new = Draft::new(9).exchange(&mut sut);
+    let mut payloads = auth_payloads(&new);
+    payloads.retain(|payload| !matches!(payload, Payload::SecurityAssociation(_)));
+    new.ask(&mut sut, ExchangeType::IKE_AUTH, &payloads);
+    peer.reply(&mut sut, &header, &late);
+    // The old SA ends, which has no children any more; the heir does not.
+    let (_, told) = peer.take(&mut sut);
+    assert!(told.deletes().any(|delete| *delete == Delete::Ike));
+    sut.assert_silent();
+    assert_eq!(sut.kernel, [(inbound.value(), true), (PEER_SPI, false)].into());
+    heir.confirm(&mut sut);
+}
+
+/// Found by the simulation (seed 26036).
+#[test]
+fn a_word_on_the_old_sa_says_nothing_of_the_pairs_of_a_new_one() {
+    let (mut sut, mut peer, inbound) = peer_began();
+    let mut new = Draft::new(9).exchange(&mut sut);
+    let (draft, payloads) = ike_rekey(4, [4; 32]);
+    let answer = peer.ask(&mut sut, ExchangeType::CREATE_CHILD_SA, &payloads);
+    let mut heir = heir_of(&peer, &draft, &answer);
+    let payloads = auth_payloads(&new);
+    new.ask(&mut sut, ExchangeType::IKE_AUTH, &payloads);
+    heir.confirm(&mut sut);
+    assert_eq!(sut.halves(), (2, 1), "{inbound} is still the one that is used");
+    new.confirm(&mut sut);
+    assert_eq!(sut.log.last().map(String::as_str), Some("RemoveOutbound"));
 }

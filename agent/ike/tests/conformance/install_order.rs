@@ -8,7 +8,7 @@ use ipsecmesh_ike::*;
 
 use crate::draft::Draft;
 use crate::peer::{chosen_spi, kinds};
-use crate::sut::{Sut, answering, configured};
+use crate::sut::{PEER, Sut, answering, configured};
 use crate::talk::{
     PEER_SPI, auth_answer, auth_payloads, authenticated, create_answer, delete_esp, peer_began,
     rekey_payloads, we_began, we_have_a_pair, we_rekey,
@@ -145,6 +145,22 @@ fn an_spi_that_the_kernel_has_is_drawn_again_before_it_is_sent() {
     sut.release(None);
     let (_, answer) = peer.open(&sut.take().1);
     assert!(sut.kernel.contains_key(&chosen_spi(&answer).value()));
+}
+
+/// Found by the simulation (seed 9236).
+#[test]
+fn an_spi_is_not_drawn_again_for_a_peer_that_has_been_removed() {
+    let mut sut = Sut::with(answering(1));
+    let mut peer = Draft::new(1).exchange(&mut sut);
+    sut.hold = true;
+    let payloads = auth_payloads(&peer);
+    let request = peer.request(ExchangeType::IKE_AUTH, &payloads);
+    sut.give(peer.path, &request);
+    sut.command(Command::RemovePeer { peer: PEER });
+    sut.release(Some(EffectOutcome::SpiInUse));
+    assert_eq!(sut.held.len(), 0, "nothing more is installed");
+    sut.pass(Duration::from_mins(2));
+    assert_eq!(sut.endpoint.counts(), Counts::default());
 }
 
 #[test]

@@ -19,8 +19,13 @@ impl Dice {
     }
 
     /// A place in a list of so many.
-    pub(crate) fn index(&mut self, length: u64) -> usize {
-        usize::try_from(self.below(length)).unwrap_or_default()
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(u64::try_from(length).unwrap_or(1))).unwrap_or_default()
+    }
+
+    /// One of a list.
+    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.index(choices.len())]
     }
 
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
@@ -43,6 +48,8 @@ pub(crate) struct Weather {
     pub(crate) kernel: (u64, u64),
     /// Chance that the kernel refuses an installation.
     pub(crate) refusals: u64,
+    /// Chance that a datagram arrives together with a forged one.
+    pub(crate) forgeries: u64,
 }
 
 impl Weather {
@@ -52,5 +59,18 @@ impl Weather {
         delay: (1, 1),
         kernel: (0, 1),
         refusals: 0,
+        forgeries: 0,
     };
+
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
+        let low = dice.pick(&[0, 1, 20, 100]) / 2;
+        Self {
+            loss: dice.pick(&[0, 0, 5, 15, 30]),
+            duplicates: dice.pick(&[0, 5, 30]),
+            delay: (low, low + dice.pick(&[0, 5, 50, 800])),
+            kernel: dice.pick(&[(0, 0), (0, 2), (0, 100)]),
+            refusals: dice.pick(&[0, 0, 0, 10]),
+            forgeries: dice.pick(&[0, 0, 20]),
+        }
+    }
 }

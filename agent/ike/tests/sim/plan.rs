@@ -1,143 +1,181 @@
-//! The run of one seed: who begins, the weather, and what happens to whom.
+//! The run of one seed: how many hosts, how each pair is configured, the weather, and what happens to whom.
 
 use std::time::Duration;
 
-use ipsecmesh_ike::crypto::Provider;
-use ipsecmesh_ike::*;
+use ipsecmesh_ike::Initiation;
 
+use crate::act::Act;
 use crate::chance::{Dice, Weather};
-use crate::support::{cheap, peer_config, psk};
-use crate::world::{Act, World};
+use crate::kernel::Step;
+use crate::mix::Mix;
+use crate::support::cheap;
+use crate::world::World;
 
 /// Nothing happens after so many seconds, and the weather is fair.
 pub(crate) const FAULTS_END: u64 = 60;
 
-/// Sets up the world of a seed; also tells how many children there are at the end.
-pub(crate) fn build(seed: u64, providers: [&'static Provider; 2]) -> (World, usize) {
-    cheap::seed(seed);
-    let mut world = World::new(seed, providers);
-    let mut dice = Dice(seed);
-    let children = 1 + dice.below(3);
-    let secret = dice.percent(50).then(|| psk(b"a secret of both"));
-    // Neither end, one, or both have an additional key exchange.
-    let quantum = dice.below(4);
-    // A cipher and an integrity algorithm instead of a combined mode.
-    let separate = seed % 4 == 3;
-    let both = dice.percent(50);
-    let rtt = [0, 1, 20, 100][dice.index(4)];
-    for index in 0..2_u8 {
-        let (local, remote) = (index + 1, 2 - index);
-        let mut config = peer_config(local, remote, small(children));
-        if let Some(secret) = &secret {
-            config.auth = secret.clone();
-        }
-        if seed % 5 == 2 {
-            // The peers prove their identities anew again and again.
-            config.ike_lifetime = Duration::from_secs(60 + seed % 90);
-        }
-        if separate {
-            for proposal in &mut config.ike_proposals {
-                proposal.encryption = vec![Encryption::AesCbcKey256];
-                proposal.integrity = vec![Integrity::HmacSha384];
-            }
-        }
-        if quantum > u64::from(index) {
-            let plain = config.ike_proposals.clone();
-            for proposal in plain.into_iter().rev() {
-                let additional = vec![Kem::MlKem768];
-                config.ike_proposals.insert(
-                    0,
-                    IkeProposal {
-                        additional,
-                        ..proposal
-                    },
-                );
-            }
-        }
-        if index == 1 && !both {
-            let grace = Duration::from_secs(3);
-            config.initiation = Initiation::EagerAfter { grace };
-        }
-        let delay = if both { Duration::ZERO } else { dice.millis(0, 500) };
-        world.at(delay, usize::from(index), Act::Upsert(Box::new(config)));
-    }
-    let low = rtt / 2;
-    world.weather = Weather {
-        loss: [0, 0, 5, 15, 30][dice.index(5)],
-        duplicates: [0, 5, 30][dice.index(3)],
-        delay: (low, low + [0, 5, 50, 800][dice.index(4)]),
-        kernel: [(0, 0), (0, 2), (0, 100)][dice.index(3)],
-        refusals: [0, 0, 0, 10][dice.index(4)],
-    };
-    let mut left = children;
-    let mut edited = false;
-    let kinds = if dice.percent(40) { 12 } else { 7 };
-    for _ in 0..dice.below(7) {
-        let when = Duration::from_millis(dice.below((FAULTS_END - 5) * 1000));
-        happen(&mut world, &mut dice, when, rtt, kinds, (&mut left, &mut edited));
-    }
-    if edited {
-        // Whatever came in which order: at last both ends want the same.
-        for node in 0..2 {
-            let when = Duration::from_secs(FAULTS_END - 2) + dice.millis(0, 1000);
-            world.at(when, node, Act::Children(small(left)));
-        }
-    }
-    (world, usize::try_from(left).unwrap_or_default())
+/// All that was begun has ended after so many more seconds.
+pub(crate) const CALM: u64 = 340;
+
+const HOUR: i64 = 3600;
+const YEAR: i64 = 365 * 24 * HOUR;
+
+/// What is drawn for one thing that happens.
+struct Moment<'a> {
+    dice: &'a mut Dice,
+    when: Duration,
+    /// To whom, and with regard to whom.
+    node: usize,
+    peer: usize,
+    /// How many children the two have.
+    children: u32,
+    /// The longest way of a datagram and back, in milliseconds.
+    rtt: u64,
 }
 
-/// One thing, or the same at both ends a little apart, so that the exchanges cross.
-fn happen(
-    world: &mut World,
-    dice: &mut Dice,
-    when: Duration,
-    rtt: u64,
-    kinds: u64,
-    edit: (&mut u64, &mut bool),
-) {
-    let (children, edited) = edit;
-    let node = dice.index(2);
-    let child = 1 + small(dice.below(*children));
+/// Sets up the world of a seed.
+pub(crate) fn build(seed: u64) -> World {
+    cheap::seed(seed);
+    let mut dice = Dice(seed);
+    let hosts = dice.pick(&[2, 2, 2, 2, 2, 2, 2, 2, 3, 4]);
+    let translated = dice.percent(12);
+    let mut world = World::new(seed, hosts);
+    if translated {
+        world.network.hide(0, dice.percent(50));
+    }
+    world.weather = Weather::draw(&mut dice);
+    let calm = dice.percent(60);
+    for (one, other) in world.pairs() {
+        let mix = Mix::draw(&mut dice, translated && one == 0);
+        let children = small(1 + dice.below(3));
+        let together = dice.percent(50);
+        world.mixes.insert((one, other), mix);
+        world.children.insert((one, other), children);
+        for (node, peer) in [(one, other), (other, one)] {
+            let delay = if together {
+                Duration::ZERO
+            } else {
+                dice.millis(0, 500)
+            };
+            world.at(delay, node, Act::Upsert(peer, children));
+        }
+    }
+    let told = dice.percent(35);
+    for second in 1..FAULTS_END {
+        for node in 0..hosts {
+            let when = Duration::from_secs(second) + dice.millis(0, 1000);
+            world.at(when, node, Act::Traffic { told });
+        }
+    }
+    let pairs: Vec<(usize, usize)> = world.pairs().collect();
+    for _ in 0..dice.below(7) {
+        let (one, other) = dice.pick(&pairs);
+        let (node, peer) = if dice.percent(50) {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        let moment = Moment {
+            when: Duration::from_millis(dice.below((FAULTS_END - 5) * 1000)),
+            node,
+            peer,
+            children: world.children[&(one, other)],
+            rtt: 2 * world.weather.delay.0,
+            dice: &mut dice,
+        };
+        happen(&mut world, moment, calm);
+    }
+    settle(&mut world, &mut dice);
+    world
+}
+
+/// One thing, or the same at both ends a little apart, so that the exchanges cross; packets all the while.
+fn happen(world: &mut World, moment: Moment<'_>, calm: bool) {
+    let Moment {
+        dice,
+        when,
+        node,
+        peer,
+        children,
+        rtt,
+    } = moment;
+    let child = 1 + small(dice.below(u64::from(children)));
     let apart = dice.millis(0, 1 + rtt);
+    for burst in 0..8 {
+        let at = when + dice.millis(burst * (1 + rtt / 3), (burst + 1) * (2 + rtt / 3));
+        world.at(at, node, Act::Traffic { told: false });
+        world.at(at, peer, Act::Traffic { told: false });
+    }
     let mut both = |first: Act, second: Act| {
         world.at(when, node, first);
-        world.at(when + apart, 1 - node, second);
+        world.at(when + apart, peer, second);
     };
-    match dice.below(kinds) {
-        0 => world.at(when, node, Act::RekeyChild(child)),
-        1 => world.at(when, node, Act::RekeyIke),
-        2 | 3 => both(Act::RekeyChild(child), Act::RekeyChild(child)),
-        4 => both(Act::RekeyIke, Act::RekeyIke),
-        5 => both(Act::RekeyIke, Act::RekeyChild(child)),
-        6 => world.at(
-            when,
-            node,
-            Act::Expire {
-                hard: dice.percent(20),
-            },
-        ),
-        7 | 8 => {
+    match dice.below(if calm { 8 } else { 18 }) {
+        0 => world.at(when, node, Act::RekeyChild(peer, child)),
+        1 => world.at(when, node, Act::RekeyIke(peer)),
+        2 | 3 => both(Act::RekeyChild(peer, child), Act::RekeyChild(node, child)),
+        4 => both(Act::RekeyIke(peer), Act::RekeyIke(node)),
+        5 => both(Act::RekeyIke(peer), Act::RekeyChild(node, child)),
+        6 => {
+            let hard = !calm && dice.percent(20);
+            let which = dice.index(64);
+            world.at(when, node, Act::Expire { hard, which });
+        }
+        7 => {
+            let by = dice.pick(&[-YEAR, -HOUR, 5 * HOUR, YEAR]);
+            world.at(when, node, Act::WallClock(by));
+        }
+        8 | 9 => {
             let kernel_lost = dice.percent(50);
             world.at(when, node, Act::Restart { kernel_lost });
             if kernel_lost && dice.percent(50) {
-                world.at(when + Duration::from_secs(1), 1 - node, Act::PeerBooted);
+                world.at(when + Duration::from_secs(1), peer, Act::PeerBooted(node));
             }
         }
-        9 => world.at(when, node, Act::Outage(1 + dice.below(90))),
-        10 => {
-            world.at(when, node, Act::Remove);
-            world.at(when + dice.millis(0, 20_000), node, Act::Return);
+        10 => world.at(when, node, Act::Outage(1 + dice.below(90))),
+        11 => {
+            world.at(when, node, Act::Remove(peer));
+            world.at(when + dice.millis(0, 20_000), node, Act::Return(peer));
         }
-        _ => {
-            let act = if dice.percent(50) {
-                Act::Shorter
-            } else {
-                *children = 1 + dice.below(3);
-                *edited = true;
-                Act::Children(small(*children))
-            };
-            world.at(when, node, act.clone());
-            world.at(when + dice.millis(0, 3000), 1 - node, act);
+        12 => {
+            both(Act::Shorter(peer), Act::Shorter(node));
+        }
+        13 => edit(world, dice, when, (node, peer)),
+        14 => world.at(when, node, Act::Cut(peer, 1 + dice.below(60))),
+        15 => {
+            let step = dice.pick(&Step::ALL);
+            world.at(when, node, Act::Refuse(step, dice.below(3)));
+            world.at(when + apart, peer, Act::RekeyChild(node, child));
+        }
+        16 => world.at(when, node, Act::Flood(peer, 20 + dice.below(200))),
+        _ => world.at(when, node, Act::Rebind),
+    }
+}
+
+/// The children change at one end, and a little later at the other.
+fn edit(world: &mut World, dice: &mut Dice, when: Duration, (node, peer): (usize, usize)) {
+    let children = small(1 + dice.below(3));
+    world.children.insert((node.min(peer), node.max(peer)), children);
+    world.at(when, node, Act::Children(peer, children));
+    world.at(when + dice.millis(0, 3000), peer, Act::Children(node, children));
+}
+
+/// What has to happen once more so that all hosts want the same at the end.
+fn settle(world: &mut World, dice: &mut Dice) {
+    let children = world.children.clone();
+    for ((one, other), children) in children {
+        for (node, peer) in [(one, other), (other, one)] {
+            // Edits may have come in any order.
+            let last = Duration::from_secs(FAULTS_END - 2) + dice.millis(0, 1000);
+            world.at(last, node, Act::Children(peer, children));
+            if world.mixes[&(one, other)].initiation[0] == Initiation::OnDemand {
+                for child in 1..=children {
+                    world.at(Duration::from_millis(600), node, Act::Acquire(peer, child));
+                    // Whoever was removed is back by then, and what was cut off is in reach.
+                    let last = Duration::from_secs(FAULTS_END + 150) + dice.millis(0, 1000);
+                    world.at(last, node, Act::Acquire(peer, child));
+                }
+            }
         }
     }
 }
@@ -147,33 +185,30 @@ fn small(number: u64) -> u32 {
 }
 
 /// Runs one seed to its end.
-pub(crate) fn run(seed: u64, providers: [&'static Provider; 2], tracing: bool) -> World {
-    let (mut world, children) = build(seed, providers);
+pub(crate) fn run(seed: u64, tracing: bool) -> World {
+    let mut world = build(seed);
     world.tracing = tracing;
-    storm(&mut world, seed);
+    finish(&mut world);
+    world
+}
+
+/// Everything that happens, then rest, then the end of all peers.
+pub(crate) fn finish(world: &mut World) {
+    world.run(Duration::from_secs(FAULTS_END));
     world.weather = Weather {
         delay: world.weather.delay,
         ..Weather::FAIR
     };
-    let end = Duration::from_secs(FAULTS_END + 340);
+    for node in &mut world.nodes {
+        node.kernel.refusals.clear();
+    }
+    let end = Duration::from_secs(FAULTS_END + CALM);
     world.run(end);
-    world.check_rest(children);
-    for node in 0..2 {
-        world.at(world.now, node, Act::Remove);
+    world.check_rest();
+    for (one, other) in world.pairs() {
+        world.at(world.now, one, Act::Remove(other));
+        world.at(world.now, other, Act::Remove(one));
     }
-    world.run(end + Duration::from_mins(1));
+    world.run(world.now + Duration::from_mins(1));
     world.check_gone();
-    world
-}
-
-/// The part of a run in which things happen.
-pub(crate) fn storm(world: &mut World, seed: u64) {
-    let mut second = 0;
-    while second < FAULTS_END && world.failure.is_none() {
-        second += 5;
-        world.run(Duration::from_secs(second));
-        if seed.is_multiple_of(3) {
-            world.traffic();
-        }
-    }
 }

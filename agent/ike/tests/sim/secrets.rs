@@ -37,11 +37,11 @@ fn forms(bytes: &[u8]) -> [String; 4] {
 fn no_output_of_a_run_shows_a_key() {
     for seed in 0..40 {
         cheap::record();
-        let mut world = plan::run(seed, [cheap::provider(), cheap::provider()], true);
+        let mut world = plan::run(seed, true);
         let mut secrets = cheap::recorded();
         secrets.insert(b"a secret of both".to_vec());
         for node in &world.nodes {
-            secrets.extend(node.kernel.values().map(|sa| sa.key.clone()));
+            secrets.extend(node.kernel.sas.values().map(|sa| sa.key.clone()));
             let _ = write!(world.trace, "{:?} {:#?}", node.endpoint, psk(b"a secret of both"));
         }
         assert!(secrets.len() > 6, "seed {seed}: nothing was recorded");

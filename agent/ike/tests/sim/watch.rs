@@ -6,7 +6,10 @@ use std::time::Duration;
 use ipsecmesh_ike::wire::{Body, ExchangeType, Header, Message, Role};
 use ipsecmesh_ike::*;
 
-use crate::world::{KernelSa, World};
+use crate::kernel::{KernelSa, Place};
+use crate::network::Network;
+use crate::node::index_of;
+use crate::world::{World, pair};
 
 /// One end may be wrong about the other for this long after it has lost its memory, or has given up an exchange.
 const DISAGREEMENT: Duration = Duration::from_secs(90);
@@ -16,6 +19,15 @@ const KEPT: Duration = Duration::from_secs(30);
 
 /// After so many transmissions a DELETE is given up.
 const GIVEN_UP: u32 = 4;
+
+/// What is under way now and then at rest ends within this time: a liveness check, or what is left of a suspicion that
+/// was wrong.
+const SETTLING: u64 = 45;
+
+/// What waits at rest: the soft and hard lifetime of the IKE SA and its liveness check, and both lifetimes of each child.
+fn timers_at_rest(children: usize) -> usize {
+    3 + 2 * children
+}
 
 /// The last request of each end of each IKE SA.
 #[derive(Default)]
@@ -35,18 +47,20 @@ fn key(header: &Header, by_initiator: bool) -> (u64, u64, bool) {
 }
 
 impl World {
-    /// The ends cannot agree for a while, whatever they do.
-    pub(crate) fn forgive(&mut self) {
-        self.forgive_until(self.now);
+    /// Two hosts cannot agree for a while, whatever they do.
+    pub(crate) fn forgive(&mut self, one: usize, other: usize) {
+        self.forgive_until(one, other, self.now);
     }
 
     /// The same, and they can begin to agree at `end` only.
-    pub(crate) fn forgive_until(&mut self, end: Duration) {
-        self.lenient_until = self.lenient_until.max(end + DISAGREEMENT);
+    pub(crate) fn forgive_until(&mut self, one: usize, other: usize, end: Duration) {
+        let until = self.lenient_until.entry(pair(one, other)).or_default();
+        *until = (end + DISAGREEMENT).max(*until);
+        self.unsettle(one, other);
     }
 
     /// Requests: one at a time per IKE SA and end, and the same bytes again (invariant I3).
-    pub(crate) fn watch_request(&mut self, index: usize, datagram: &[u8]) {
+    pub(crate) fn watch_request(&mut self, index: usize, path: Path, datagram: &[u8]) {
         let Ok(message) = Message::parse(datagram) else {
             return;
         };
@@ -66,18 +80,23 @@ impl World {
                 let given_up = last.sent >= GIVEN_UP && !last.answered;
                 let known = last.bytes.entry(part).or_insert_with(|| datagram.to_vec());
                 if known != datagram {
-                    self.failure = Some(format!("{index} repeats request {number} with other bytes"));
+                    self.broken(
+                        "I3",
+                        &format!("{index} repeats request {number} with other bytes"),
+                    );
                 }
-                if given_up {
-                    self.forgive();
+                let peer = (0..self.nodes.len()).find(|peer| self.network.outside(*peer) == path.remote.ip());
+                if let Some(peer) = peer.filter(|_| given_up) {
+                    self.forgive(index, peer);
                 }
                 return;
             }
             Some(last) if !last.answered => {
                 let last = last.number;
-                self.failure = Some(format!(
-                    "{index} sends request {number} while {last} is unanswered"
-                ));
+                self.broken(
+                    "I3",
+                    &format!("{index} sends request {number} while {last} is unanswered"),
+                );
             }
             Some(_) | None => {}
         }
@@ -107,100 +126,136 @@ impl World {
         }
     }
 
+    /// The same SA at the host that it leads to.
+    pub(crate) fn twin(&self, (protocol, spi, _): Place, to: usize) -> Option<&KernelSa> {
+        self.nodes
+            .get(to)?
+            .kernel
+            .sas
+            .get(&(protocol, spi, Network::inside(to)))
+    }
+
     /// No packet that an installed outbound SA would send lacks its inbound SA at the peer.
-    pub(crate) fn check(&mut self) {
-        if self.now < self.lenient_until || self.failure.is_some() {
-            return;
+    pub(crate) fn check_pairs(&mut self) {
+        let found = (0..self.nodes.len()).find_map(|index| self.lonely(index));
+        if let Some(how) = found {
+            self.broken("pairs", &how);
         }
-        for (index, node) in self.nodes.iter().enumerate() {
-            let peer = &self.nodes[1 - index];
-            // What a previous run has left counts while the peer keeps it for that run, and only the newest of it is
-            // used.
-            let kept = self.now <= node.restarted + KEPT;
-            let newest = |sa: &KernelSa| {
-                !node
-                    .kernel
-                    .values()
-                    .any(|other| !other.inbound && other.child == sa.child && other.serial > sa.serial)
-            };
-            let counts =
-                |sa: &KernelSa| !sa.inbound && (sa.generation == node.generation || (kept && newest(sa)));
-            for (name, sa) in node.kernel.iter().filter(|(_, sa)| counts(sa)) {
-                match peer.kernel.get(name) {
-                    Some(twin) if twin.inbound && twin.key == sa.key => {}
-                    Some(_) => {
-                        self.failure = Some(format!("keys of {:08x} differ", name.0));
-                        return;
-                    }
-                    None => {
-                        self.failure = Some(format!(
-                            "{index} sends through {:08x}, which its peer does not have",
-                            name.0
-                        ));
-                        return;
-                    }
+    }
+
+    fn lonely(&self, index: usize) -> Option<String> {
+        let node = &self.nodes[index];
+        // What a previous run has left counts while the peer keeps it for that run, and only the newest of it is used.
+        let kept = self.now <= node.restarted + KEPT;
+        let newest = |sa: &KernelSa| {
+            let mut others = node.kernel.sas.values().filter(|other| !other.inbound);
+            !others.any(|other| (other.peer, other.child) == (sa.peer, sa.child) && other.serial > sa.serial)
+        };
+        let counts = |sa: &KernelSa| {
+            !sa.inbound && !sa.stuck && (sa.generation == node.generation || (kept && newest(sa)))
+        };
+        for (place, sa) in node.kernel.sas.iter().filter(|(_, sa)| counts(sa)) {
+            let peer = index_of(sa.peer);
+            if self.now < self.lenient(index, peer) {
+                continue;
+            }
+            let spi = place.1;
+            match self.twin(*place, peer) {
+                Some(twin) if twin.inbound && twin.key == sa.key => {}
+                Some(_) => return Some(format!("keys of {spi:08x} differ")),
+                None => {
+                    return Some(format!(
+                        "{index} sends through {spi:08x}, which {peer} does not have"
+                    ));
                 }
             }
         }
+        None
     }
 
-    /// Whether both ends send each child through an SA that the other end has.
-    pub(crate) fn connected(&self) -> bool {
-        (0..2).all(|index| {
-            let (node, peer) = (&self.nodes[index], &self.nodes[1 - index]);
-            let current = node
-                .kernel
-                .iter()
-                .filter(|(_, sa)| !sa.inbound && sa.generation == node.generation);
-            let mut received =
-                current.map(|(name, _)| peer.kernel.get(name).is_some_and(|twin| twin.inbound));
-            received.next() == Some(true) && received.all(|stands| stands)
-        })
-    }
-
-    /// At rest: one IKE SA, one pair per child, nothing else, the same keys at both ends. What waits is the soft and
-    /// hard lifetime of each SA and the liveness check.
-    pub(crate) fn check_rest(&mut self, children: usize) {
-        let expected = Counts {
-            peers: 1,
-            ike_sas: 1,
-            child_sas: children,
-            timers: 3 + 2 * children,
-            ..Counts::default()
-        };
-        // A liveness check may be under way, or what is left of a suspicion that was wrong: a half-open SA.
-        for _ in 0..45 {
-            if self.nodes.iter().all(|node| node.endpoint.counts() == expected) {
+    /// At rest: with each peer one IKE SA, one pair per child, nothing else, the same keys at both ends, and packets pass.
+    pub(crate) fn check_rest(&mut self) {
+        let mut waiting: BTreeSet<usize> = (0..self.nodes.len()).collect();
+        for _ in 0..SETTLING {
+            // One after the other: somewhere something may always be under way.
+            for index in waiting.clone() {
+                let expected = self.expected(index);
+                if self.nodes[index].endpoint.counts() == expected {
+                    self.check_kernel(index, expected.child_sas);
+                    waiting.remove(&index);
+                }
+            }
+            if waiting.is_empty() {
                 break;
             }
             self.run(self.now + Duration::from_secs(1));
         }
-        self.check_counts(expected);
-        self.lenient_until = Duration::ZERO;
-        self.check();
-    }
-
-    /// Nothing is left of a peer that both ends have removed.
-    pub(crate) fn check_gone(&mut self) {
-        self.check_counts(Counts::default());
-    }
-
-    fn check_counts(&mut self, expected: Counts) {
-        if self.failure.is_some() {
-            return;
+        for index in waiting {
+            let (counts, expected) = (self.nodes[index].endpoint.counts(), self.expected(index));
+            self.broken("rest", &format!("{index} has {counts:?} instead of {expected:?}"));
         }
-        for (index, node) in self.nodes.iter().enumerate() {
-            let counts = node.endpoint.counts();
-            let halves: BTreeSet<(ChildId, bool)> =
-                node.kernel.values().map(|sa| (sa.child, sa.inbound)).collect();
-            let kernel = node.kernel.len();
-            if counts != expected {
-                self.failure = Some(format!("{index} at rest has {counts:?} instead of {expected:?}"));
-            } else if kernel != 2 * expected.child_sas {
-                self.failure = Some(format!("{index} at rest has {kernel} SAs in the kernel"));
-            } else if halves.len() != kernel {
-                self.failure = Some(format!("{index} at rest lacks a half of a child"));
+        self.lenient_until.clear();
+        self.unsettled_until.clear();
+        self.check_pairs();
+        for index in 0..self.nodes.len() {
+            self.traffic(index, false);
+            let wanted: Vec<(usize, u32)> = self.peers_of(index).collect();
+            for (peer, children) in wanted {
+                let sent = (1..=children).all(|id| self.settled.contains(&(index, peer, ChildId(id))));
+                if !sent {
+                    self.broken("rest", &format!("{index} does not send to {peer}"));
+                }
             }
+        }
+        self.run(self.now + Duration::from_secs(2));
+    }
+
+    /// The peers of a host, and with how many children.
+    fn peers_of(&self, index: usize) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let pairs = self.children.iter();
+        pairs.filter_map(move |((one, other), children)| match index {
+            _ if index == *one => Some((*other, *children)),
+            _ if index == *other => Some((*one, *children)),
+            _ => None,
+        })
+    }
+
+    fn expected(&self, index: usize) -> Counts {
+        let mut expected = Counts::default();
+        for (_, children) in self.peers_of(index) {
+            let children = usize::try_from(children).unwrap_or_default();
+            expected.peers += 1;
+            expected.ike_sas += 1;
+            expected.child_sas += children;
+            expected.timers += timers_at_rest(children);
+        }
+        expected
+    }
+
+    /// Nothing is left of peers that all hosts have removed.
+    pub(crate) fn check_gone(&mut self) {
+        for index in 0..self.nodes.len() {
+            let counts = self.nodes[index].endpoint.counts();
+            if counts != Counts::default() {
+                self.broken("leak", &format!("{index} still has {counts:?}"));
+            }
+            self.check_kernel(index, 0);
+        }
+    }
+
+    fn check_kernel(&mut self, index: usize, pairs: usize) {
+        let sas = self.nodes[index].kernel.sas.values().filter(|sa| !sa.stuck);
+        let halves: Vec<(PeerId, ChildId, bool)> = sas.map(|sa| (sa.peer, sa.child, sa.inbound)).collect();
+        let distinct: BTreeSet<_> = halves.iter().collect();
+        if halves.len() != 2 * pairs {
+            let how = format!(
+                "{index} has {} SAs in the kernel instead of {}",
+                halves.len(),
+                2 * pairs
+            );
+            self.broken("rest", &how);
+        } else if distinct.len() != halves.len() {
+            self.broken("rest", &format!("{index} lacks a half of a child"));
         }
     }
 }

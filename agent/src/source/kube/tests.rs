@@ -36,8 +36,7 @@ fn broken<K>(name: &str) -> DeserializeGuard<K> {
 
 /// All kinds listed, with `a` as the own node.
 fn listed() -> Objects {
-    let opener = Arc::new(Opener::from_seed(&[1; 32]));
-    let mut objects = Objects::new("a", opener);
+    let mut objects = Objects::new("a");
     for change in [
         Change::Tunnel(Event::Init),
         Change::Tunnel(Event::InitApply(tunnel("low", 1))),

@@ -55,7 +55,6 @@ fn inputs(phase: Phase, pairs: &[(&str, Pair)]) -> StatusInputs {
         view.peers.insert(id, peer_view(node, *pair));
     }
     desired.tunnels.push(TunnelGoal {
-        external: None,
         name: "mesh".to_owned(),
         uid: "uid-mesh".to_owned(),
         rollout: Rollout { generation: 3, phase },
@@ -70,7 +69,6 @@ fn inputs(phase: Phase, pairs: &[(&str, Pair)]) -> StatusInputs {
         problem: None,
     });
     StatusInputs {
-        sealing_key: None,
         snapshot: Arc::new(snapshot()),
         desired: Arc::new(desired),
         view,
@@ -105,8 +103,6 @@ fn snapshot() -> Snapshot {
             memberships: Vec::new(),
         }),
         node: Some(OwnNode {
-            node_uid: String::new(),
-            sealed: Vec::new(),
             object_uid: "uid-inode".to_owned(),
             generation: 9,
             certificate_generation: 0,

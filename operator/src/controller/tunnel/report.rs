@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use ipsecmesh_crds::rank::{Narrowness, Rank};
 use ipsecmesh_crds::tunnel::{
-    AuthType, EffectiveProposals, FailingPair, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout,
-    TrustBundle, TunnelSummary,
+    EffectiveProposals, FailingPair, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout, TunnelSummary,
 };
 use ipsecmesh_crds::{IPsecPeer, IPsecTunnel, Phase};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -16,7 +15,7 @@ use kube::{Api, ResourceExt as _};
 use super::{Look, Plan};
 use crate::apply::Error;
 use crate::plan::echo::{Failure, Follower, Lag};
-use crate::plan::membership::{FarSide, pair_count};
+use crate::plan::membership::pair_count;
 use crate::plan::overlap::{Claim, Overlap, overlap};
 use crate::plan::rollout::Goal;
 use crate::verdict::{self, Findings, Problem, Standing};
@@ -52,7 +51,7 @@ impl Look<'_> {
                 programmed: count(programmed),
             }),
             pairs: Some(PairCounts {
-                desired: count(pair_count(&plan.selected, self.far)),
+                desired: count(pair_count(&plan.selected)),
                 failing: count(failing.len()),
             }),
             summary: Some(TunnelSummary {
@@ -62,7 +61,6 @@ impl Look<'_> {
                 ike: self.tunnel.spec.effective_ike_proposals(),
                 child_sa: self.tunnel.spec.effective_child_proposals(),
             }),
-            trust_bundle: self.trust_bundle(&before),
             failing_pairs: failing.into_iter().take(MAX_FAILING).collect(),
             conditions: crate::status::merge(
                 &before.conditions,
@@ -85,15 +83,6 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// The external peer's roots. Those in force stay while the reference leads to none that are good.
-    fn trust_bundle(&self, before: &IPsecTunnelStatus) -> Option<TrustBundle> {
-        let certificate = self.tunnel.spec.auth.certificate.as_ref()?;
-        let reference = certificate.trust_bundle_ref.as_ref()?;
-        let meant = |known: &&TrustBundle| (&known.name, &known.key) == (&reference.name, &reference.key);
-        let known = before.trust_bundle.as_ref().filter(meant);
-        self.references.bundle.clone().or_else(|| known.cloned())
-    }
-
     fn standing(&self, plan: &Plan) -> Standing {
         let lagging = |wanted: fn(&Lag) -> bool| {
             plan.lags
@@ -109,18 +98,13 @@ impl Look<'_> {
                 let (reason, message) = follower.trouble.clone()?;
                 Some((follower.name.clone(), Problem::new(&reason, message)))
             });
-        let failing = plan.failing_of_ready(self.far);
+        let failing = plan.failing_of_ready();
         Standing {
             first: self
                 .tunnel
                 .status
                 .as_ref()
                 .is_none_or(|status| status.conditions.is_empty()),
-            external: self.far == FarSide::External,
-            psk_holders: match self.tunnel.spec.auth.type_ {
-                AuthType::Psk => plan.selected.len(),
-                AuthType::Certificate => 0,
-            },
             suspended: self.tunnel.spec.suspend,
             goal: plan.goal,
             phase: plan.rollout.map(|(_, phase)| phase),
@@ -255,8 +239,8 @@ impl Plan {
         pairs.collect()
     }
 
-    /// Those between nodes that are Ready, and those of Ready nodes with the external peer.
-    fn failing_of_ready(&self, far: FarSide) -> Vec<(String, Failure)> {
+    /// Those between nodes that are Ready.
+    fn failing_of_ready(&self) -> Vec<(String, Failure)> {
         let ready: BTreeSet<&str> = self
             .followers
             .iter()
@@ -275,7 +259,7 @@ impl Plan {
             .iter()
             .filter(|follower| follower.ready)
             .flat_map(of);
-        all.filter(|(_, failure)| far == FarSide::External || ready.contains(failure.peer.as_str()))
+        all.filter(|(_, failure)| ready.contains(failure.peer.as_str()))
             .collect()
     }
 }
@@ -304,21 +288,14 @@ fn ready_reason(status: &IPsecTunnelStatus) -> Option<String> {
 
 /// Reasons that are worth an Event: not those of every rollout.
 fn event_reason(reason: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 35] = [
+    const KNOWN: [&str; 22] = [
         "AddressConflict",
-        "AdmissionPolicyMissing",
         "AgentsNotReady",
         "AuthenticationFailed",
         "AuthorityNotFound",
         "CertificateDenied",
-        "ConfigMapKeyMissing",
-        "ConfigMapNotFound",
-        "Conflicted",
         "DataplaneRefused",
-        "InvalidPSK",
-        "InvalidPeerAddress",
         "InvalidSelector",
-        "InvalidTrustBundle",
         "KernelUnsupported",
         "MissingCapability",
         "NoCommonAddressFamily",
@@ -328,18 +305,12 @@ fn event_reason(reason: &str) -> Option<&'static str> {
         "OverlayMismatch",
         "Overridden",
         "PeerUnreachable",
-        "PeerUnusable",
         "PortInUse",
         "ProtocolError",
         "RolloutBlocked",
-        "SealingKeyMissing",
-        "SealingKeyUntrusted",
-        "SecretKeyMissing",
-        "SecretNotFound",
         "SocketFailed",
         "TSUnacceptable",
         "UnsupportedField",
-        "WeakPSK",
     ];
     KNOWN.into_iter().find(|known| *known == reason)
 }
