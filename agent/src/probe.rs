@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipsecmesh_dataplane::SaFeatures;
+use ipsecmesh_dataplane::{SaFeatures, kernel};
 use ipsecmesh_xfrm::{
     Aead, Algorithm, Connection, Key, Limits, Mode, Protocol, Reqid, Request, Sa, SaDirection, SaId,
     XfrmError,
@@ -25,10 +25,6 @@ const TRIAL_V6: [Ipv6Addr; 2] = [
 /// What every suite begins with.
 const TRIAL: Algorithm = Algorithm::Aead(Aead::AesGcm256);
 const TRIAL_SPI: u32 = 0x1950_0100;
-/// The first Linux whose SAs say which way they go.
-const DIRECTION_SINCE: (u32, u32) = (6, 10);
-/// The first Linux that keeps the mapping of a NAT open by itself.
-const KEEPALIVE_SINCE: (u32, u32) = (6, 11);
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,17 +119,14 @@ impl fmt::Display for ProbeReport {
 /// Looks at everything. Must be called within a tokio runtime, in the network namespace that it is about.
 pub(crate) async fn run() -> ProbeReport {
     let kernel = read("/proc/sys/kernel/osrelease");
-    let features = SaFeatures {
-        direction: release(&kernel).is_some_and(|release| release >= DIRECTION_SINCE),
-        keepalive: release(&kernel).is_some_and(|release| release >= KEEPALIVE_SINCE),
-    };
     let larval_drop = match read("/proc/sys/net/core/xfrm_larval_drop").as_str() {
         "0" => Some(false),
         "" => None,
         _ => Some(true),
     };
     let mut items = capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default());
-    items.append(&mut transforms(features).await);
+    let (mut transforms, features) = transforms().await;
+    items.append(&mut transforms);
     items.push(larval(larval_drop));
     ProbeReport {
         items,
@@ -147,12 +140,6 @@ fn read(path: &str) -> String {
     fs::read_to_string(path)
         .map(|text| text.trim().to_owned())
         .unwrap_or_default()
-}
-
-/// Major and minor number.
-fn release(kernel: &str) -> Option<(u32, u32)> {
-    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn capabilities(status: &str) -> Vec<Item> {
@@ -189,7 +176,7 @@ fn capabilities(status: &str) -> Vec<Item> {
     ]
 }
 
-async fn transforms(features: SaFeatures) -> Vec<Item> {
+async fn transforms() -> (Vec<Item>, SaFeatures) {
     let mut connection = match Connection::open() {
         Ok(connection) => connection,
         Err(error) => {
@@ -199,12 +186,14 @@ async fn transforms(features: SaFeatures) -> Vec<Item> {
                 fix: "load the module xfrm_user on the node (modprobe xfrm_user), or take a kernel with CONFIG_XFRM_USER"
                     .to_owned(),
             };
-            return vec![Item {
+            let item = Item {
                 name: "XFRM netlink",
                 finding,
-            }];
+            };
+            return (vec![item], SaFeatures::default());
         }
     };
+    let features = kernel::detect(&mut connection).await;
     let v4 = trial(&mut connection, TRIAL_V4.map(IpAddr::from), features).await;
     let mut items = vec![Item {
         name: "ESP over IPv4",
@@ -222,7 +211,35 @@ async fn transforms(features: SaFeatures) -> Vec<Item> {
             finding,
         });
     }
-    items
+    if items
+        .iter()
+        .all(|item| !matches!(item.finding, Finding::Missing { .. }))
+    {
+        items.extend(optional(features));
+    }
+    (items, features)
+}
+
+/// What the agent uses where it is there, and does without where not.
+fn optional(features: SaFeatures) -> [Item; 2] {
+    let item = |name, has, with: &str, without: &str| Item {
+        name,
+        finding: Finding::Good(if has { with } else { without }.to_owned()),
+    };
+    [
+        item(
+            "direction of SAs",
+            features.direction,
+            "used: the kernel takes an SA for its own direction only",
+            "not in this kernel (Linux 6.10): done without",
+        ),
+        item(
+            "keepalives behind a NAT",
+            features.keepalive,
+            "sent by the kernel",
+            "not in this kernel (Linux 6.11): sent by the agent",
+        ),
+    ]
 }
 
 /// Installs an SA as the agent needs it, and removes it.
@@ -331,11 +348,22 @@ mod tests {
     }
 
     #[test]
-    fn releases_compare_by_number() {
-        assert_eq!(release("6.1.176"), Some((6, 1)));
-        assert!(release("6.10.0-arch").expect("read") >= DIRECTION_SINCE);
-        assert!(release("6.9.3").expect("read") < DIRECTION_SINCE);
-        assert_eq!(release("linux"), None);
+    fn what_a_kernel_lacks_and_the_agent_replaces_is_no_fault() {
+        let said = |features| {
+            let items = optional(features).to_vec();
+            let report = ProbeReport {
+                items,
+                ..ProbeReport::default()
+            };
+            assert_eq!((report.obstacle(), report.warnings().count()), (None, 0));
+            report.to_string()
+        };
+        assert!(said(SaFeatures::default()).contains("sent by the agent"));
+        let all = SaFeatures {
+            direction: true,
+            keepalive: true,
+        };
+        assert!(said(all).contains("sent by the kernel"));
     }
 
     #[test]

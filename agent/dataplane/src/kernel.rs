@@ -4,6 +4,7 @@
 //! be ours, and deleted by that index; an SA is deleted only after its reqid was read and found to be ours.
 
 mod convert;
+mod features;
 mod indexes;
 mod policies;
 mod sas;
@@ -13,6 +14,7 @@ use ipsecmesh_xfrm::{Connection, Event, Events, HashThresholds, Reply, Request, 
 
 use crate::spec::{Policy, PolicyKey};
 use crate::{DataPlane, DataPlaneError, DataPlaneEvent, SaStatus, Snapshot};
+pub use features::detect;
 use indexes::Indexes;
 
 /// The data plane of the kernel, in the network namespace of the thread that opened it.

@@ -18,7 +18,10 @@ use crate::address::{Selector, ip};
 use crate::algorithm::{Aead, Algorithm};
 use crate::ownership::{self, PolicyIndex, Reqid};
 use crate::policy::{Action, Direction, Policy, Template};
-use crate::sa::{Key, Limits, Mode, Protocol, SA_DIR_IN, SA_DIR_OUT, Sa, SaDirection, SaId, XFRMA_SA_DIR};
+use crate::sa::{
+    Key, Limits, Mode, Protocol, SA_DIR_IN, SA_DIR_OUT, Sa, SaDirection, SaId, XFRMA_NAT_KEEPALIVE_INTERVAL,
+    XFRMA_SA_DIR,
+};
 
 /// Directions from here on belong to a socket's own policy, not to the policy database.
 const FIRST_SOCKET_DIRECTION: u8 = 3;
@@ -73,6 +76,8 @@ pub struct SaState {
     pub replay_window: u32,
     /// UDP ports (source, destination).
     pub encapsulation: Option<(u16, u16)>,
+    /// Seconds without traffic after which the kernel sends a keepalive, where it does.
+    pub keepalive: Option<u32>,
     /// When the kernel reports it, and when it stops using it.
     pub limits: Limits,
     /// Bytes so far.
@@ -144,6 +149,7 @@ fn sa(payload: &[u8]) -> Option<SaState> {
         esn: info.flags & XFRM_STATE_ESN != 0,
         replay_window: info.replay_window.into(),
         encapsulation: None,
+        keepalive: None,
         limits: Limits::from_wire(&info.lifetime_cfg),
         bytes: info.lifetime_cur.bytes,
         packets: info.lifetime_cur.packets,
@@ -172,7 +178,7 @@ impl SaState {
             esn: self.esn,
             replay_window: self.replay_window,
             encapsulation: Some(ports),
-            keepalive: None,
+            keepalive: self.keepalive,
             selector: None,
             limits: self.limits,
         })
@@ -193,6 +199,10 @@ impl SaState {
             XFRMA_LASTUSED => {
                 let seconds = value.try_into().ok().map(u64::from_ne_bytes);
                 self.last_used = seconds.filter(|seconds| *seconds != 0);
+            }
+            XFRMA_NAT_KEEPALIVE_INTERVAL => {
+                let seconds = value.try_into().ok().map(u32::from_ne_bytes);
+                self.keepalive = seconds.filter(|seconds| *seconds != 0);
             }
             XFRMA_SA_DIR => {
                 self.direction = match value.first() {

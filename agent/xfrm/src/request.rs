@@ -43,7 +43,7 @@ impl Request {
         let sa = state.with_ports(ports)?;
         let features = SaFeatures {
             direction: state.direction.is_some(),
-            ..SaFeatures::default()
+            keepalive: state.keepalive.is_some(),
         };
         Some(Self::new(
             "set the UDP ports of an SA",
