@@ -126,6 +126,15 @@ impl MemoryHandle {
         self.wake.notify_one();
     }
 
+    /// Drops the events that nobody has taken yet and says so, as a kernel does whose queue is full.
+    pub fn overrun(&self) {
+        let mut state = self.state();
+        state.events.clear();
+        state.events.push_back(DataPlaneEvent::Overrun);
+        drop(state);
+        self.wake.notify_one();
+    }
+
     /// Counts traffic through an SA.
     pub fn carry(&self, name: SaName, packets: u64, bytes: u64) {
         if let Some(sa) = self.state().sas.get_mut(&place(&name)) {

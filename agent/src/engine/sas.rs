@@ -25,8 +25,19 @@ pub(crate) struct SaRecord {
     pub(crate) keepalive: Option<Keepalive>,
     /// How its packets travel.
     pub(crate) shape: SaShape,
-    /// A snapshot has shown it: from then on its absence means that it is gone.
-    pub(crate) seen: bool,
+    /// From here on its rekey is due, in (bytes, packets): the kernel says so once, and that may be lost.
+    pub(crate) soft: (Option<u64>, Option<u64>),
+}
+
+impl SaRecord {
+    /// Takes newer counters; whether they have passed a soft limit since the last ones.
+    pub(crate) fn count(&mut self, bytes: u64, packets: u64) -> bool {
+        let passed =
+            |limit: Option<u64>, before, now| limit.is_some_and(|limit| before < limit && limit <= now);
+        let due = passed(self.soft.0, self.bytes, bytes) || passed(self.soft.1, self.packets, packets);
+        (self.bytes, self.packets) = (bytes, packets);
+        due
+    }
 }
 
 /// What an effect will do to the table when the data plane has done it.
@@ -69,7 +80,7 @@ impl Change {
                 esn: spec.esn,
                 udp: spec.encapsulation.is_some(),
             },
-            seen: false,
+            soft: (spec.soft_lifetime.bytes, spec.soft_lifetime.packets),
         };
         Self::Add(spec.name, record)
     }

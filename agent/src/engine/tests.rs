@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsecmesh_dataplane::{
-    Demand, Direction, MemoryDataPlane, MemoryHandle, Policy, PolicyAction, PolicyKey, Prefix, Selector,
-    Write,
+    DataPlaneEvent, Demand, Direction, MemoryDataPlane, MemoryHandle, Policy, PolicyAction, PolicyKey,
+    Prefix, Selector, Write,
 };
 use ipsecmesh_ike::{
     BootId, ChildConfig, ChildId, Encapsulation, Endpoint, EndpointConfig, Identity, Initiation, Limits,
@@ -437,5 +437,73 @@ async fn what_a_foreign_hand_removed_is_repaired() {
     };
     timeout(Duration::from_mins(2), repaired).await.expect("repaired");
     sleep(AT_REST).await;
+    assert_one_pair(&one, &two);
+}
+
+/// The kernel's queue was full: what its events would have said is found by looking.
+#[tokio::test(start_paused = true)]
+async fn what_an_overrun_swallowed_is_found() {
+    let soon = Duration::from_secs(5);
+    let (one, two) = mesh(Demand::Required).await;
+    let (_, old) = one.sas();
+    let gone = one
+        .kernel
+        .snapshot()
+        .sas
+        .into_iter()
+        .find(|sa| sa.name.source == address(1))
+        .expect("outbound");
+    one.kernel.lose_sa(gone.name);
+    one.kernel.overrun();
+    sleep(soon).await;
+    assert_ne!(one.sas().1, old, "an SA that ended at its hard limit");
+    sleep(AT_REST).await;
+    assert_one_pair(&one, &two);
+
+    let mut wanted = [desired(1, 2, Demand::Required), desired(2, 2, Demand::Required)];
+    for peer in wanted.iter_mut().flat_map(|desired| desired.peers.values_mut()) {
+        for child in &mut peer.config.children {
+            child.lifetime.packets = Some(1000);
+        }
+    }
+    let [first, second] = wanted;
+    one.want(first).await;
+    two.want(second).await;
+    sleep(AT_REST).await;
+    let (inbound, old) = one.sas();
+    for sa in one.kernel.snapshot().sas {
+        one.kernel.carry(sa.name, 995, 99_500);
+    }
+    one.kernel.overrun();
+    sleep(soon).await;
+    assert!(
+        one.sas().0 != inbound && one.sas().1 != old,
+        "a rekey that was due"
+    );
+    sleep(AT_REST).await;
+    assert_one_pair(&one, &two);
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_whose_acquire_an_overrun_swallowed_does_not_wait_for_the_next() {
+    let (first, second) = wires();
+    let one = Node::start(1, first, MemoryDataPlane::new().handle());
+    let two = Node::start(2, second, MemoryDataPlane::new().handle());
+    for (node, own) in [(&one, 1), (&two, 2)] {
+        let mut wanted = desired(own, 1, Demand::Required);
+        for peer in wanted.peers.values_mut() {
+            peer.config.initiation = Initiation::OnDemand;
+        }
+        node.want(wanted).await;
+    }
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(one.sas(), (Vec::new(), Vec::new()), "nobody asked");
+    one.kernel.report(DataPlaneEvent::Acquire {
+        reqid: REQID,
+        source: address(1),
+        destination: address(2),
+    });
+    one.kernel.overrun();
+    sleep(Duration::from_secs(5)).await;
     assert_one_pair(&one, &two);
 }

@@ -328,23 +328,26 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
                 continue;
             };
             let Some(SaStatus { bytes, packets, .. }) = status else {
-                let gone = std::mem::take(&mut record.seen);
-                if gone {
-                    tracing::warn!(spi = %name.spi, "an SA is gone that nobody here removed");
-                    self.sas.apply(Change::Remove(name));
-                    self.command(Command::Expire {
-                        spi: name.spi,
-                        hard: true,
-                    });
-                }
+                tracing::warn!(spi = %name.spi, "an SA is gone that nobody here removed");
+                self.sas.apply(Change::Remove(name));
+                self.command(Command::Expire {
+                    spi: name.spi,
+                    hard: true,
+                });
                 continue;
             };
             let (more_bytes, more_packets) = (
                 bytes.saturating_sub(record.bytes),
                 packets.saturating_sub(record.packets),
             );
-            (record.bytes, record.packets, record.seen) = (bytes, packets, true);
+            let due = record.count(bytes, packets);
             let (inbound, reqid) = (record.inbound, record.reqid);
+            if due {
+                self.command(Command::Expire {
+                    spi: name.spi,
+                    hard: false,
+                });
+            }
             if more_packets == 0 {
                 continue;
             }
@@ -414,6 +417,8 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
         }
         self.actual.policies = by_key(snapshot.policies);
         self.adoption.retain(&snapshot.sas);
+        // An ACQUIRE may have been lost, and the kernel does not ask a second time.
+        self.waiting = snapshot.waiting;
         self.view.update(|view| view.foreign = snapshot.foreign);
         let adopted: BTreeSet<SaName> = self.adoption.sas().iter().map(|sa| sa.name).collect();
         let strays: Vec<_> = snapshot
