@@ -1,5 +1,5 @@
-//! Runs the data plane's suite on this machine's kernel, in a network namespace of its own: one line per case.
-//! Needs root, a kernel with ESP and AES-GCM, and `ip`. Ends with 1 where a case fails.
+//! Runs the data plane's suite on this machine's kernel, in a network namespace of its own: one line per case
+//! and one for everything that the kernel lacks. Needs root, `ip` and `tc`. Ends with 1 where a case fails.
 
 #[path = "../tests/suite/linux.rs"]
 mod linux;
@@ -12,51 +12,65 @@ mod suite;
 #[path = "../tests/suite/traffic.rs"]
 mod traffic;
 
-use std::io::Write;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use ipsecmesh_dataplane::{KernelDataPlane, SaFeatures};
+use ipsecmesh_dataplane::{KernelDataPlane, kernel};
+use ipsecmesh_xfrm::Connection;
 use linux::Linux;
-use suite::{Cases, Verdict};
+use suite::{Ability, Report, World as _};
 
 fn main() -> ExitCode {
-    let given = |option: &str| std::env::args().any(|argument| argument == option);
-    let features = SaFeatures {
-        direction: given("--sa-direction"),
-        keepalive: given("--keepalive"),
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let verdicts = match (Linux::enter(), runtime) {
-        (Ok(world), Ok(runtime)) => runtime.block_on(run(&world, features)),
-        (Err(error), _) => vec![("set-up", Err(error))],
-        (_, Err(error)) => vec![("set-up", Err(error.to_string()))],
+    let report = match (Linux::enter(), runtime) {
+        (Ok(world), Ok(runtime)) => runtime.block_on(run(&world)),
+        (Err(error), _) => failure("set-up", error),
+        (_, Err(error)) => failure("set-up", error.to_string()),
     };
-    let failed = verdicts.iter().filter(|(_, verdict)| verdict.is_err()).count();
-    let mut out = std::io::stdout().lock();
-    for (name, verdict) in &verdicts {
-        let written = match verdict {
-            Ok(()) => writeln!(out, "ok      {name}"),
-            Err(error) => writeln!(out, "FAILED  {name}: {error}"),
-        };
-        if written.is_err() {
-            return ExitCode::FAILURE;
-        }
-    }
-    if failed == 0 {
+    if tell(&report).is_ok() && report.failed().is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
 
-async fn run(world: &Linux, features: SaFeatures) -> Vec<Verdict> {
+fn tell(report: &Report) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for (name, verdict) in &report.verdicts {
+        match verdict {
+            Ok(()) => writeln!(out, "ok      {name}")?,
+            Err(error) => writeln!(out, "FAILED  {name}: {error}")?,
+        }
+    }
+    for (name, reason) in &report.lacking {
+        writeln!(out, "lacks   {name}: {reason}")?;
+    }
+    Ok(())
+}
+
+async fn run(world: &Linux) -> Report {
+    let features = match Connection::open() {
+        Ok(mut connection) => kernel::detect(&mut connection).await,
+        Err(error) => return failure("open", error.to_string()),
+    };
     match KernelDataPlane::open(features).await {
         Ok(mut plane) => {
-            let mut verdicts = suite::run(&mut plane, world, Cases::All).await;
-            verdicts.extend(traffic::run(features).await);
-            verdicts.extend(nat::run(features).await);
-            verdicts
+            let mut report = suite::run(&mut plane, world).await;
+            if world.lacks(Ability::Packets).is_none() {
+                let traffic = traffic::run(features).await;
+                report.verdicts.extend(traffic.verdicts);
+                report.lacking.extend(traffic.lacking);
+                report.verdicts.extend(nat::run(features).await);
+            }
+            report
         }
-        Err(error) => vec![("open", Err(error.to_string()))],
+        Err(error) => failure("open", error.to_string()),
+    }
+}
+
+fn failure(what: &'static str, error: String) -> Report {
+    Report {
+        verdicts: vec![(what, Err(error))],
+        lacking: Vec::new(),
     }
 }

@@ -1,4 +1,5 @@
-//! What the outer header of a tunnel says (RFC 4301 §5.1.2, §8), and what has to pass beside a policy for everything.
+//! What the headers of a tunnel say (RFC 4301 §5.1.2, §8.1; RFC 6040), and what has to pass beside a policy for
+//! everything.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -9,7 +10,7 @@ use ipsecmesh_xfrm::udp;
 use socket2::SockRef;
 
 use super::super::linux::ip;
-use super::super::net::{Net, deliver, far, near, refuse};
+use super::super::net::{Net, deliver, refuse};
 use super::{
     Ends, Flow, REQID, Shape, V4, V4_IN_V6, V6, V6_IN_V4, all_good, here, here6, host, remove, same, shape,
     there, there6,
@@ -19,6 +20,7 @@ use crate::suite::Verdict;
 /// Expedited forwarding (RFC 3246), in the byte that also holds ECN.
 const CLASS: u8 = 0xb8;
 const DONT_FRAGMENT: u8 = 0x40;
+const ESP: u8 = 50;
 const IKE: u16 = 500;
 
 pub(super) async fn run(net: &Net, ends: &mut Ends) -> Vec<Verdict> {
@@ -32,8 +34,12 @@ pub(super) async fn run(net: &Net, ends: &mut Ends) -> Vec<Verdict> {
             fragments(net, ends).await,
         ),
         (
-            "headers: a packet too long for the tunnel is told to its sender",
-            too_long(net, ends).await,
+            "headers: congestion that the path marks reaches those who know of it, IPv4",
+            congestion(net, ends, V4).await,
+        ),
+        (
+            "headers: congestion that the path marks reaches those who know of it, IPv6",
+            congestion(net, ends, V6).await,
         ),
         (
             "IKE and neighbour discovery pass a policy for everything, IPv4",
@@ -47,7 +53,7 @@ pub(super) async fn run(net: &Net, ends: &mut Ends) -> Vec<Verdict> {
 }
 
 /// Sets a shape up, does something, and takes everything away.
-async fn within(
+pub(super) async fn within(
     shape: &Shape,
     net: &Net,
     ends: &mut Ends,
@@ -72,13 +78,7 @@ async fn classes(net: &Net, ends: &mut Ends) -> Result<(), String> {
         let shape = shape("", Mode::Tunnel, SaProtocol::Esp, families, false);
         let wire = net.a.watch("wire0")?;
         within(&shape, net, ends, |flow| {
-            let socket = SockRef::from(&flow.near);
-            let set = if families.0 {
-                socket.set_tos_v4(CLASS.into())
-            } else {
-                socket.set_tclass_v6(CLASS.into())
-            };
-            set.map_err(|error| format!("set the class: {error}"))?;
+            set_class(flow, families.0, CLASS)?;
             flow.round_trip("secret class")?;
             let packets = wire.packets();
             let carried: Vec<u8> = packets
@@ -122,21 +122,71 @@ async fn fragments(net: &Net, ends: &mut Ends) -> Result<(), String> {
     net.a.set("ipv4/ip_no_pmtu_disc", "0")
 }
 
-async fn too_long(net: &Net, ends: &mut Ends) -> Result<(), String> {
-    for families in [V4, V6_IN_V4] {
-        let shape = shape("", Mode::Tunnel, SaProtocol::Esp, families, false);
-        within(&shape, net, ends, |_| {
-            let sender = net.c.socket(far(families.0), 0)?;
-            let receiver = net.a.socket(near(families.0), 9)?;
-            let to = SocketAddr::new(near(families.0), 9);
-            let text = "a secret that is too long ".repeat(56);
-            // The first one draws the gateway's answer; from then on the sender's kernel cuts it before the tunnel.
-            refuse(&sender, &receiver, to, &text)?;
-            deliver(&sender, &receiver, to, &text).map(drop)
-        })
-        .await?;
-    }
-    Ok(())
+/// The way from `a` to `b` marks congestion and another class in every ESP packet. What comes out behind `b` has the class
+/// that its sender gave it (RFC 4301 §5.1.2), and the mark where its sender knows of congestion (RFC 6040 §4.2). Where it
+/// does not, the kernel lets the packet go on unmarked, as RFC 3168 did; RFC 6040 would drop it.
+async fn congestion(net: &Net, ends: &mut Ends, families: (bool, bool)) -> Result<(), String> {
+    const CAPABLE: u8 = 0b10;
+    const MARKED: u8 = 0b11;
+    let shape = shape("", Mode::Tunnel, SaProtocol::Esp, families, false);
+    let (protocol, rewrite) = if families.1 {
+        ("ip", "ip dsfield set 0x2b pipe csum ip")
+    } else {
+        ("ipv6", "ip6 traffic_class set 0x2b")
+    };
+    net.b.tc("qdisc add dev wire1 clsact")?;
+    net.b.tc(&format!(
+        "filter add dev wire1 ingress protocol {protocol} pref 1 flower ip_proto {ESP:x} action pedit ex munge {rewrite}"
+    ))?;
+    let (sent, came) = (net.a.watch("wire0")?, net.b.watch("yard0")?);
+    let outcome = within(&shape, net, ends, |flow| {
+        for (from, outer, inner) in [
+            (CLASS | CAPABLE, CLASS | CAPABLE, CLASS | MARKED),
+            (CLASS, CLASS, CLASS),
+        ] {
+            set_class(flow, families.0, from)?;
+            flow.round_trip("secret mark")?;
+            let classes = |packets: Vec<Vec<u8>>, carrier: bool| -> Vec<u8> {
+                packets
+                    .iter()
+                    .filter(|packet| shape.is_carrier(packet) == carrier && is_ip_of(packet, carrier, &shape))
+                    .filter_map(|packet| class(packet))
+                    .collect()
+            };
+            same(
+                "the outer class when sent",
+                &classes(sent.packets(), true),
+                &vec![outer],
+            )?;
+            same(
+                "the inner class behind b",
+                &classes(came.packets(), false),
+                &vec![inner],
+            )?;
+        }
+        Ok(())
+    })
+    .await;
+    net.b.tc("qdisc del dev wire1 clsact")?;
+    outcome
+}
+
+/// Beside what a case is about, devices carry the discovery of neighbours.
+fn is_ip_of(packet: &[u8], carrier: bool, shape: &Shape) -> bool {
+    const ICMPV6: u8 = 58;
+    carrier
+        || (packet.first().map(|byte| byte >> 4) == Some(if shape.inner_v4 { 4 } else { 6 })
+            && packet.get(6) != Some(&ICMPV6))
+}
+
+fn set_class(flow: &Flow, ipv4: bool, class: u8) -> Result<(), String> {
+    let socket = SockRef::from(&flow.near);
+    let set = if ipv4 {
+        socket.set_tos_v4(class.into())
+    } else {
+        socket.set_tclass_v6(class.into())
+    };
+    set.map_err(|error| format!("set the class: {error}"))
 }
 
 /// Policies that let nothing pass without SAs, of which there are none yet.

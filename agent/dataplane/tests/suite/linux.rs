@@ -5,13 +5,16 @@ use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 
 use ipsecmesh_dataplane::{Direction, PolicyKey};
-use ipsecmesh_ike::SaName;
+use ipsecmesh_ike::{SaName, SaProtocol};
 use nix::sched::{CloneFlags, unshare};
 
-use super::suite::{PORT, World, here, there};
+use super::suite::{Ability, PORT, World, here, spi, there};
 
 /// A network namespace with a route to the other host.
-pub(crate) struct Linux;
+pub(crate) struct Linux {
+    /// The kernel's words where it takes no SA.
+    without_esp: Option<String>,
+}
 
 impl Linux {
     /// Moves the calling thread into a new namespace. Needs root.
@@ -27,7 +30,18 @@ impl Linux {
             "neighbour add {} lladdr 02:00:00:00:00:02 dev suite0",
             there()
         ))?;
-        Ok(Self)
+        let mut linux = Self { without_esp: None };
+        let trial = SaName {
+            protocol: SaProtocol::Esp,
+            spi: spi(0x1950_0200),
+            source: here(),
+            destination: there(),
+        };
+        linux.without_esp = linux.add_foreign_sa(trial).err();
+        if linux.without_esp.is_none() {
+            linux.remove_foreign_sa(trial)?;
+        }
+        Ok(linux)
     }
 }
 
@@ -61,6 +75,10 @@ impl World for Linux {
         drop(socket.send_to(b"x", (destination, PORT)));
         Ok(())
     }
+
+    fn lacks(&self, _ability: Ability) -> Option<String> {
+        self.without_esp.clone()
+    }
 }
 
 fn policy(key: PolicyKey) -> String {
@@ -86,14 +104,20 @@ fn sa(name: SaName) -> String {
     )
 }
 
+/// Runs `ip` in the calling thread's network namespace.
 pub(crate) fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    let output = output.map_err(|error| format!("run ip (Debian package iproute2): {error}"))?;
+    run("ip", arguments)
+}
+
+/// Runs a program of Debian's package iproute2.
+pub(crate) fn run(program: &str, arguments: &str) -> Result<(), String> {
+    let output = Command::new(program).args(arguments.split(' ')).output();
+    let output = output.map_err(|error| format!("run {program} (Debian package iproute2): {error}"))?;
     if output.status.success() {
         return Ok(());
     }
     Err(format!(
-        "ip {arguments}: {}",
+        "{program} {arguments}: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     ))
 }

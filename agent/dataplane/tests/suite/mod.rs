@@ -25,32 +25,58 @@ pub(crate) trait World {
     fn remove_foreign_sa(&self, name: SaName) -> Result<(), String>;
     /// A local program sends a datagram to the overlay's port.
     fn send(&self, source: IpAddr, destination: IpAddr) -> Result<(), String>;
+    /// Why this backend cannot do something here; `None` where it can.
+    fn lacks(&self, ability: Ability) -> Option<String>;
 }
 
-/// Which cases to run.
+/// What not every backend can do everywhere.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cases {
-    /// Those that need no ESP.
-    #[allow(
-        dead_code,
-        reason = "not every binary that runs the suite meets a kernel without ESP"
-    )]
-    Policies,
-    /// All.
-    #[allow(dead_code, reason = "not every binary that runs the suite has ESP")]
-    All,
+pub(crate) enum Ability {
+    /// Carry packets.
+    Packets,
+    /// Hold SAs.
+    Sas,
 }
 
 /// The name of a case, and what went wrong.
 pub(crate) type Verdict = (&'static str, Result<(), String>);
 
-/// Runs the cases one after the other.
-pub(crate) async fn run<P: DataPlane>(plane: &mut P, world: &impl World, cases: Cases) -> Vec<Verdict> {
-    let mut verdicts = policies::run(plane, world).await;
-    if cases == Cases::All {
-        verdicts.extend(sas::run(plane, world).await);
+/// What the backend cannot do here, and why: its cases are left out, and that is said.
+pub(crate) type Lack = (&'static str, String);
+
+/// What came of all cases.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Those that ran.
+    pub(crate) verdicts: Vec<Verdict>,
+    /// Those that could not.
+    pub(crate) lacking: Vec<Lack>,
+}
+
+impl Report {
+    /// The cases that went wrong.
+    pub(crate) fn failed(&self) -> Vec<&Verdict> {
+        self.verdicts
+            .iter()
+            .filter(|(_, verdict)| verdict.is_err())
+            .collect()
     }
-    verdicts
+}
+
+/// Runs the cases that every backend can be asked for, one after the other. Where packets are carried, those about
+/// traffic follow.
+pub(crate) async fn run<P: DataPlane>(plane: &mut P, world: &impl World) -> Report {
+    let mut report = Report {
+        verdicts: policies::run(plane, world).await,
+        lacking: Vec::new(),
+    };
+    match world.lacks(Ability::Sas) {
+        None => report.verdicts.extend(sas::run(plane, world).await),
+        Some(reason) => report.lacking.push(("SAs", reason)),
+    }
+    let reason = world.lacks(Ability::Packets);
+    report.lacking.extend(reason.map(|reason| ("packets", reason)));
+    report
 }
 
 /// Fails with a text that shows both sides.

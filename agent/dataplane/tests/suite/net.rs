@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::process::Command;
 use std::time::Duration;
 
 use ipsecmesh_dataplane::{KernelDataPlane, SaFeatures};
@@ -12,7 +11,7 @@ use ipsecmesh_xfrm::udp;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, socket};
 
-use super::linux::ip;
+use super::linux::{ip, run};
 use super::suite::{here, here6, there, there6};
 
 /// Port of ESP in UDP.
@@ -178,18 +177,21 @@ impl Host {
         Ok(socket)
     }
 
-    /// Runs `iptables` here.
-    pub(crate) fn iptables(&self, arguments: &str) -> Result<(), String> {
+    /// Runs `tc` here.
+    pub(crate) fn tc(&self, arguments: &str) -> Result<(), String> {
         self.enter()?;
-        let output = Command::new("iptables-legacy")
-            .args(arguments.split(' '))
-            .output()
-            .map_err(|error| format!("run iptables-legacy (Debian package iptables): {error}"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let text = String::from_utf8_lossy(&output.stderr);
-        Err(format!("iptables-legacy {arguments}: {}", text.trim()))
+        run("tc", arguments)
+    }
+
+    /// A counter of `/proc/net/xfrm_stat` here.
+    pub(crate) fn counter(&self, name: &str) -> Result<u64, String> {
+        self.enter()?;
+        let path = "/proc/thread-self/net/xfrm_stat";
+        let text = std::fs::read_to_string(path).map_err(|error| format!("read {path}: {error}"))?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        line.ok_or_else(|| format!("{path} has no {name}"))
     }
 
     /// Sees from now on what leaves through a device of this host.

@@ -11,7 +11,9 @@ use ipsecmesh_ike::{
 };
 
 use super::net::{Net, Wire, deliver, far, middle, near, refuse};
-use super::suite::{REQID, Verdict, all_good, half, header, here, here6, host, name, same, there, there6};
+use super::suite::{
+    Lack, REQID, Report, Verdict, all_good, half, header, here, here6, host, name, same, there, there6,
+};
 
 const UDP: u8 = 17;
 const ESP: u8 = 50;
@@ -19,10 +21,16 @@ const AH: u8 = 51;
 const SERVICE: u16 = 7007;
 const SPI: u32 = 0xfeed_0000;
 
+#[path = "errors.rs"]
+mod errors;
 #[path = "headers.rs"]
 mod headers;
 #[path = "limits.rs"]
 mod limits;
+#[path = "newer.rs"]
+mod newer;
+#[path = "selectors.rs"]
+mod selectors;
 
 /// One way to carry traffic.
 #[derive(Clone, Copy)]
@@ -80,20 +88,25 @@ const SHAPES: &[Shape] = &[
 ];
 
 /// Runs all cases in namespaces of their own.
-pub(crate) async fn run(features: SaFeatures) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
+pub(crate) async fn run(features: SaFeatures) -> Report {
+    let mut report = Report::default();
     match open(features).await {
         Ok((net, mut ends)) => {
-            verdicts.extend(headers::run(&net, &mut ends).await);
-            verdicts.extend(limits::run(&net, &mut ends).await);
+            report.verdicts.extend(headers::run(&net, &mut ends).await);
+            report.verdicts.extend(errors::run(&net, &mut ends).await);
+            report.verdicts.extend(limits::run(&net, &mut ends).await);
+            report.verdicts.extend(selectors::run(&net, &mut ends).await);
+            let (verdicts, lacking) = newer::run(&net, &mut ends, features).await;
+            report.verdicts.extend(verdicts);
+            report.lacking.extend(lacking);
             for shape in SHAPES {
                 let verdict = shape.carry(&net, &mut ends).await;
-                verdicts.push((shape.title, verdict));
+                report.verdicts.push((shape.title, verdict));
             }
         }
-        Err(error) => verdicts.push(("traffic: set-up", Err(error))),
+        Err(error) => report.verdicts.push(("traffic: set-up", Err(error))),
     }
-    verdicts
+    report
 }
 
 async fn open(features: SaFeatures) -> Result<(Net, Ends), String> {
