@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Kernel command-line parameter that names the node's configuration file.
 pub const CONFIG_PARAMETER: &str = "ipsecmesh.config=";
+/// Kernel command-line parameter that names the host's root as the kernel's process sees it.
+pub const ROOT_PARAMETER: &str = "rootflags=";
 /// Port of the exec channel on the management address.
 pub const EXEC_PORT: u16 = 7022;
 /// Port of the API server on the lab's bridge.
@@ -38,6 +40,7 @@ pub const DEFAULT_MODULES: &[&str] = &[
     "echainiv",
     "ghash-generic",
     "hmac",
+    "sha512",
     "sha512_generic",
     "jitterentropy_rng",
     "drbg",
@@ -53,6 +56,10 @@ pub const DEFAULT_MODULES: &[&str] = &[
     "xt_MASQUERADE",
     "xt_tcpudp",
     "sch_netem",
+    "sch_ingress",
+    "cls_flower",
+    "act_pedit",
+    "act_csum",
     "af_packet",
     "udp_diag",
     "inet_diag",

@@ -19,12 +19,14 @@ use nix::{
 };
 
 use super::node;
-use crate::protocol::{CONFIG_PARAMETER, HOST_ROOT, NodeConfig};
+use crate::protocol::{CONFIG_PARAMETER, HOST_ROOT, NodeConfig, ROOT_PARAMETER};
 
 /// Where the kubelet finds the node's durable folder.
 pub(super) const STATE: &str = "/var/lib/ipsecmesh";
 /// Where the node writes its logs.
 pub(super) const LOGS: &str = "/run/lab/logs";
+/// Where the node sees the root that its kernel came from, with the kernel's modules.
+pub(super) const KERNEL_ROOT: &str = "/run/lab/kernel";
 /// Folders of the host's root that become the node's own.
 const WRITABLE: &[&str] = &[
     "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp", "/root", "/mnt",
@@ -68,7 +70,8 @@ pub(super) fn power_off() -> ExitCode {
 fn prepare() -> io::Result<NodeConfig> {
     mount_kernel_file_systems()?;
     console()?;
-    let path = config_path(&fs::read_to_string("/proc/cmdline")?)?;
+    let command_line = fs::read_to_string("/proc/cmdline")?;
+    let path = config_path(&command_line)?;
     let text = fs::read(&path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     let config: NodeConfig = serde_json::from_slice(&text).map_err(|error| {
@@ -85,9 +88,12 @@ fn prepare() -> io::Result<NodeConfig> {
             Some("mode=755"),
         )?;
     }
-    mount_host(Path::new("/"), HOST_ROOT, MsFlags::MS_RDONLY)?;
-    mount_host(&state, STATE, MsFlags::empty())?;
-    mount_host(&logs, LOGS, MsFlags::empty())?;
+    let host = host_root(&command_line);
+    let of_host = |path: &Path| host.join(path.strip_prefix("/").unwrap_or(path));
+    mount_host(&host, HOST_ROOT, MsFlags::MS_RDONLY)?;
+    mount_host(Path::new("/"), KERNEL_ROOT, MsFlags::MS_RDONLY)?;
+    mount_host(&of_host(&state), STATE, MsFlags::empty())?;
+    mount_host(&of_host(&logs), LOGS, MsFlags::empty())?;
     Ok(config)
 }
 
@@ -143,6 +149,14 @@ fn config_path(command_line: &str) -> io::Result<PathBuf> {
         })
 }
 
+/// Where the kernel as a process sees the host's root: not at its own, where it came from another system's.
+fn host_root(command_line: &str) -> PathBuf {
+    command_line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(ROOT_PARAMETER))
+        .map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
 fn canonical(path: &Path) -> io::Result<PathBuf> {
     fs::canonicalize(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
@@ -181,5 +195,11 @@ mod tests {
         let path = config_path("mem=256M ipsecmesh.config=/tmp/a/node1.json con=null").expect("named");
         assert_eq!(path, Path::new("/tmp/a/node1.json"));
         assert!(config_path("mem=256M").is_err());
+    }
+
+    #[test]
+    fn the_hosts_root_is_where_the_kernel_was_told() {
+        assert_eq!(host_root("rootflags=/host rw"), Path::new("/host"));
+        assert_eq!(host_root("mem=256M"), Path::new("/"));
     }
 }

@@ -13,8 +13,10 @@ use nix::{
 };
 use tracing::{debug, warn};
 
-/// Folders with one subfolder per kernel release.
-const TREES: &[&str] = &["/usr/lib/uml/modules", "/usr/lib/modules"];
+use super::boot::KERNEL_ROOT;
+
+/// Folders with one subfolder per kernel release, below the root that the kernel came from.
+const TREES: &[&str] = &["usr/lib/uml/modules", "usr/lib/modules"];
 
 /// How often a module is tried.
 const ATTEMPTS: usize = 3;
@@ -27,7 +29,7 @@ pub(super) fn load(wanted: &[String], without: &[String]) -> io::Result<()> {
         .into_owned();
     let tree = TREES
         .iter()
-        .map(|tree| Path::new(tree).join(&release))
+        .map(|tree| Path::new(KERNEL_ROOT).join(tree).join(&release))
         .find(|tree| tree.is_dir())
         .ok_or_else(|| {
             io::Error::new(

@@ -15,7 +15,10 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 
 use super::{command, state};
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    protocol::PeerNode,
+};
 
 /// The lab's own address on the node network: the API server listens here.
 pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
@@ -65,7 +68,7 @@ impl Network {
         state::namespace_file(&self.name)
     }
 
-    /// Makes a node's two taps: uplink and management.
+    /// Makes a node's two taps, uplink and management, and the way back to its pods.
     pub fn add_taps(&self, index: u8) -> Result<()> {
         for (tap, bridge) in [
             (uplink_tap(index), NODE_BRIDGE),
@@ -76,11 +79,13 @@ impl Network {
             self.ip(&["link", "set", &tap, "master", bridge])?;
             self.ip(&["link", "set", &tap, "up"])?;
         }
-        Ok(())
+        let (pods, node) = way_to_pods(index);
+        self.ip(&["route", "replace", &pods, "via", &node]).map(drop)
     }
 
     /// Removes a node's taps.
     pub fn remove_taps(&self, index: u8) -> Result<()> {
+        self.ip(&["route", "delete", &way_to_pods(index).0])?;
         self.ip(&["link", "delete", &uplink_tap(index)])?;
         self.ip(&["link", "delete", &management_tap(index)]).map(drop)
     }
@@ -146,6 +151,12 @@ pub fn uplink_tap(index: u8) -> String {
 /// Tap of a node's management device.
 pub fn management_tap(index: u8) -> String {
     format!("mgmt{index}")
+}
+
+/// A node's pods and the node: what a kernel without address translation sends in their own name comes back.
+fn way_to_pods(index: u8) -> (String, String) {
+    let node = PeerNode::numbered("", index);
+    (node.pod_cidr.to_string(), node.address.to_string())
 }
 
 /// A thread in the namespace that does what it is sent, and its children's parent as the kernel sees it.

@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 use nix::sys::signal::Signal;
 
 use super::{
+    kernel::Kernel,
     network::{HOST_ADDRESS, Network, management_tap, uplink_tap},
     pki::Pki,
     process::Process,
@@ -23,11 +24,10 @@ use crate::{
     node_channel::NodeChannel,
     protocol::{
         API_SERVER_PORT, ApiServer, CONFIG_PARAMETER, DEFAULT_MODULES, EXEC_PORT, Image, Nic, NodeConfig,
-        Overlay, PeerNode, Taint,
+        Overlay, PeerNode, ROOT_PARAMETER, Taint,
     },
 };
 
-const KERNEL: &str = "/usr/bin/linux.uml";
 const MEMORY: &str = "256M";
 const BOOT: Duration = Duration::from_mins(1);
 
@@ -42,6 +42,8 @@ pub struct NodeOptions {
     pub taints: Vec<Taint>,
     /// No kubelet: a plain machine on the node network.
     pub plain: bool,
+    /// Which kernel it runs; its user space is this machine's with any of them.
+    pub kernel: Kernel,
 }
 
 /// A node, running or not.
@@ -51,6 +53,7 @@ pub struct Node {
     index: u8,
     folder: PathBuf,
     init: PathBuf,
+    kernel: Kernel,
     channel: NodeChannel,
     process: Mutex<Option<Process>>,
 }
@@ -70,6 +73,7 @@ impl Node {
             fs::create_dir_all(&path).context(|| format!("make {}", path.display()))?;
         }
         site.network.add_taps(index)?;
+        let kernel = options.kernel.clone();
         let config = config(index, name, options, site, peers, &folder)?;
         write_config(&folder, &config)?;
         let management = SocketAddrV4::new(config.management.address.addr(), EXEC_PORT);
@@ -78,6 +82,7 @@ impl Node {
             index,
             folder,
             init: site.init.into(),
+            kernel,
             channel: NodeChannel::new(management, Some(site.network.file())),
             process: Mutex::default(),
         })
@@ -128,12 +133,12 @@ impl Node {
         let sockets = self.folder.join("uml");
         let _ = fs::remove_dir_all(&sockets);
         fs::create_dir_all(&sockets).context(|| format!("make {}", sockets.display()))?;
-        let arguments = [
+        let arguments = vec![
             format!("mem={MEMORY}"),
             format!("umid={}", self.name),
-            format!("uml_dir={}", sockets.display()),
+            format!("uml_dir={}", self.kernel.seen(&sockets).display()),
             "rootfstype=hostfs".into(),
-            "rootflags=/".into(),
+            format!("{ROOT_PARAMETER}{}", self.kernel.seen(Path::new("/")).display()),
             "rw".into(),
             "panic=1".into(),
             "con=null".into(),
@@ -145,14 +150,8 @@ impl Node {
             device("vec1", &management_tap(self.index), 0x1f, self.index),
         ];
         let name = format!("node {}", self.name);
-        let process = Process::start(
-            &name,
-            network,
-            state,
-            Path::new(KERNEL),
-            &arguments,
-            &self.console(),
-        )?;
+        let (program, arguments) = self.kernel.command(arguments);
+        let process = Process::start(&name, network, state, program, &arguments, &self.console())?;
         *self.process() = Some(process);
         Ok(())
     }
