@@ -20,6 +20,7 @@ mod hostile;
 mod idle;
 mod input;
 mod install;
+mod kernels;
 mod lifecycle;
 mod nodes;
 mod restart;
@@ -52,8 +53,8 @@ const TRIALS: &[(&str, Check)] = &[
         install::pods_on_two_nodes_talk_in_clear,
     ),
     (
-        "dataplane::whole_suite_on_a_node",
-        dataplane::whole_suite_on_a_node,
+        "dataplane::whole_suite_on_every_kernel",
+        dataplane::whole_suite_on_every_kernel,
     ),
     (
         "install::chart_refuses_without_definitions",
@@ -81,6 +82,7 @@ const TRIALS: &[(&str, Check)] = &[
         restart::node_crashes_and_returns,
     ),
     ("nodes::added_and_removed", nodes::added_and_removed),
+    ("kernels::mesh_of_three_kernels", kernels::mesh_of_three_kernels),
     ("host::without_a_capability", host::without_a_capability),
     ("host::without_esp", host::without_esp),
     ("host::with_the_port_taken", host::with_the_port_taken),

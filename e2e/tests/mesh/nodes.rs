@@ -80,19 +80,18 @@ pub(crate) fn added_and_removed(world: &World) -> Result<String> {
     ))
 }
 
-/// Takes the fourth node away and waits until the three are at rest.
+/// Takes away every node that a trial has added and waits until the three are at rest.
 pub(crate) fn leave(lab: &Lab) -> Result<()> {
-    lab.remove_node(NEW)?;
-    eventually("the directory forgets the node", ROLLOUT, || {
-        let found = lab.kubectl().run(&[
-            "get",
-            "ipsecpeer,ipsecnode",
-            NEW,
-            "--ignore-not-found",
-            "-o",
-            "name",
-        ])?;
-        ensure(found.trim().is_empty(), || found.clone())
+    for node in lab.nodes() {
+        if !NODES.contains(&node.name()) {
+            lab.remove_node(node.name())?;
+        }
+    }
+    eventually("the directory forgets the added nodes", ROLLOUT, || {
+        let names = ["get", "ipsecpeer,ipsecnode", "-o", "name"];
+        let found = lab.kubectl().run(&names)?;
+        let ours = |line: &&str| NODES.iter().any(|node| line.ends_with(&format!("/{node}")));
+        ensure(found.lines().all(|line| ours(&line)), || found.clone())
     })?;
     wait_ready(lab, ROLLOUT)?;
     Standing::settled(lab, AFTERMATH).map(drop)
