@@ -101,6 +101,13 @@ algorithms! {
     }
 }
 
+impl KeyExchange {
+    /// Whether it is a group of integers modulo a prime: for external peers only.
+    pub const fn is_modp(self) -> bool {
+        matches!(self, Self::Modp2048 | Self::Modp3072 | Self::Modp4096)
+    }
+}
+
 algorithms! {
     /// Additional key exchanges (RFC 9370).
     AdditionalKeyExchange {

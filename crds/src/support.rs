@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     authority::{AuthorityType, Delivery, IPsecAuthoritySpec},
-    suite::{AdditionalKeyExchange, ChildProposal, IkeProposal, KeyExchange},
+    suite::ChildProposal,
     tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, RemoteType, TrafficType},
 };
 
@@ -15,17 +15,29 @@ pub struct Unsupported {
     pub field: String,
     /// Its value.
     pub value: String,
-    /// What works today.
-    pub works_today: &'static str,
+    /// Why it is refused.
+    pub why: Why,
+}
+
+/// Why a field is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Between nodes nothing but what follows is used.
+    NotBetweenNodes(&'static str),
+    /// Nothing carries it out yet; what works today.
+    NotYet(&'static str),
 }
 
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {} is not supported yet; today works: {}",
-            self.field, self.value, self.works_today
-        )
+        let Self { field, value, why } = self;
+        match why {
+            Why::NotBetweenNodes(instead) => write!(
+                f,
+                "{field}: {value} is for external peers only (spec.remote.type External); between nodes works: {instead}"
+            ),
+            Why::NotYet(today) => write!(f, "{field}: {value} is not supported yet; today works: {today}"),
+        }
     }
 }
 
@@ -66,7 +78,7 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
             found.push(Unsupported {
                 field: field.to_owned(),
                 value,
-                works_today,
+                why: Why::NotYet(works_today),
             });
         }
     };
@@ -113,8 +125,8 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
             .unwrap_or_default(),
         "no trust bundle: the authority's own roots",
     );
-    for (index, proposal) in spec.ike.proposals.iter().enumerate() {
-        ike_proposal(&format!("spec.ike.proposals[{index}]"), proposal, &mut found);
+    if spec.remote.type_ == RemoteType::Nodes {
+        external_only(spec, &mut found);
     }
     for (index, proposal) in spec.child_sa.proposals.iter().enumerate() {
         child_proposal(&format!("spec.childSA.proposals[{index}]"), proposal, &mut found);
@@ -130,7 +142,7 @@ pub fn unsupported_authority_fields(spec: &IPsecAuthoritySpec) -> Vec<Unsupporte
             found.push(Unsupported {
                 field: field.to_owned(),
                 value,
-                works_today,
+                why: Why::NotYet(works_today),
             });
         }
     };
@@ -156,74 +168,50 @@ pub fn unsupported_authority_fields(spec: &IPsecAuthoritySpec) -> Vec<Unsupporte
     found
 }
 
-fn ike_proposal(field: &str, proposal: &IkeProposal, found: &mut Vec<Unsupported>) {
-    none_live(
-        found,
-        field,
-        "keyExchange",
-        &proposal.key_exchange,
-        live_group,
-        GROUPS,
-    );
+/// MODP groups exist for peers that have nothing better. Nodes all have.
+fn external_only(spec: &IPsecTunnelSpec, found: &mut Vec<Unsupported>) {
+    let ike = spec.ike.proposals.iter().enumerate();
+    let child = spec.child_sa.proposals.iter().enumerate();
+    let lists = ike
+        .map(|(index, one)| (format!("spec.ike.proposals[{index}]"), &one.key_exchange))
+        .chain(child.map(|(index, one)| (format!("spec.childSA.proposals[{index}]"), &one.key_exchange)));
+    for (proposal, methods) in lists {
+        let modp: Vec<&str> = methods
+            .iter()
+            .filter(|method| method.is_modp())
+            .map(|method| method.as_str())
+            .collect();
+        if !modp.is_empty() {
+            found.push(Unsupported {
+                field: format!("{proposal}.keyExchange"),
+                value: modp.join(", "),
+                why: Why::NotBetweenNodes(CURVES),
+            });
+        }
+    }
 }
 
 fn child_proposal(field: &str, proposal: &ChildProposal, found: &mut Vec<Unsupported>) {
-    none_live(
-        found,
-        field,
-        "keyExchange",
-        &proposal.key_exchange,
-        live_group,
-        GROUPS,
-    );
-    let more = &proposal.additional_key_exchange;
-    none_live(
-        found,
-        field,
-        "additionalKeyExchange",
-        more,
-        |_: AdditionalKeyExchange| false,
-        "none",
-    );
-}
-
-/// A list of choices is in order as long as one of them is live: the engine does not offer the others.
-fn none_live<T: Copy + fmt::Display>(
-    found: &mut Vec<Unsupported>,
-    proposal: &str,
-    name: &str,
-    choices: &[T],
-    live: impl Fn(T) -> bool,
-    works_today: &'static str,
-) {
-    if choices.is_empty() || choices.iter().any(|choice| live(*choice)) {
-        return;
-    }
-    let value = choices
+    let more: Vec<&str> = proposal
+        .additional_key_exchange
         .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    found.push(Unsupported {
-        field: format!("{proposal}.{name}"),
-        value,
-        works_today,
-    });
+        .map(|one| one.as_str())
+        .collect();
+    if !more.is_empty() {
+        found.push(Unsupported {
+            field: format!("{field}.additionalKeyExchange"),
+            value: more.join(", "),
+            why: Why::NotYet("none"),
+        });
+    }
 }
 
-fn live_group(group: KeyExchange) -> bool {
-    matches!(
-        group,
-        KeyExchange::X25519 | KeyExchange::Ecp256 | KeyExchange::Ecp384 | KeyExchange::Ecp521
-    )
-}
-
-const GROUPS: &str = "X25519, ECP-256, ECP-384, ECP-521";
+const CURVES: &str = "X25519, ECP-256, ECP-384, ECP-521";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::Suite;
+    use crate::suite::{KeyExchange, Suite};
     use crate::tunnel::Auth;
 
     #[test]
@@ -258,7 +246,7 @@ mod tests {
             ..IPsecTunnelSpec::default()
         };
         spec.ike.proposals = Suite::Fips.ike();
-        spec.ike.proposals[0].key_exchange = vec![KeyExchange::Modp2048];
+        spec.ike.proposals[0].key_exchange = vec![KeyExchange::X25519, KeyExchange::Modp2048];
         let found = unsupported_fields(&spec);
         let fields: Vec<&str> = found.iter().map(|one| one.field.as_str()).collect();
         assert_eq!(fields, ["spec.auth.type", "spec.ike.proposals[0].keyExchange"]);
@@ -266,5 +254,13 @@ mod tests {
             found[0].to_string(),
             "spec.auth.type: PSK is not supported yet; today works: Certificate"
         );
+        assert_eq!(
+            found[1].to_string(),
+            "spec.ike.proposals[0].keyExchange: MODP-2048 is for external peers only (spec.remote.type External); \
+             between nodes works: X25519, ECP-256, ECP-384, ECP-521"
+        );
+        spec.remote.type_ = RemoteType::External;
+        let for_external = Place::Host.unsupported(&spec);
+        assert_eq!(for_external, []);
     }
 }

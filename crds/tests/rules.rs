@@ -76,6 +76,10 @@ fn messages_name_the_field_and_what_is_expected() {
             "spec.mode: Unsupported value: \"tunnel\": supported values: \"Transport\", \"Tunnel\"",
         ),
         (
+            json!({"ike": {"proposals": [{"encryption": ["AES-GCM-16-256"], "prf": ["HMAC-SHA2-256"], "keyExchange": ["X448"]}]}}),
+            "spec.ike.proposals[0].keyExchange[0]: Unsupported value: \"X448\": supported values: \"X25519\", ",
+        ),
+        (
             json!({"ike": {"lifetime": "1 day"}}),
             "spec.ike.lifetime: Invalid value: \"1 day\": should match '^([0-9]{1,5}(h|m|s)){1,3}$'",
         ),

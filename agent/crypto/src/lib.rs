@@ -5,6 +5,7 @@
 
 pub mod aws_lc;
 mod key;
+mod modp;
 pub mod rustcrypto;
 mod shared;
 

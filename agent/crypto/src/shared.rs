@@ -7,12 +7,16 @@ use zeroize::Zeroizing;
 /// Prefix of an uncompressed point (SEC 1 §2.3.3), which KE payloads leave out (RFC 5903 §7).
 const UNCOMPRESSED: u8 = 0x04;
 
-/// Length of private values and shared secrets, which is also that of a coordinate.
+/// Length of private values, which on curves is also that of shared secrets and of coordinates. Exponents of MODP groups
+/// are as long as the greater estimate of RFC 3526 §8.
 pub(crate) const fn scalar_length(method: KeyExchange) -> usize {
     match method {
         KeyExchange::Ecp256 | KeyExchange::X25519 => 32,
         KeyExchange::Ecp384 => 48,
         KeyExchange::Ecp521 => 66,
+        KeyExchange::Modp2048 => 40,
+        KeyExchange::Modp3072 => 53,
+        KeyExchange::Modp4096 => 60,
     }
 }
 
@@ -20,7 +24,7 @@ pub(crate) const fn scalar_length(method: KeyExchange) -> usize {
 const fn has_points(method: KeyExchange) -> bool {
     match method {
         KeyExchange::Ecp256 | KeyExchange::Ecp384 | KeyExchange::Ecp521 => true,
-        KeyExchange::X25519 => false,
+        KeyExchange::Modp2048 | KeyExchange::Modp3072 | KeyExchange::Modp4096 | KeyExchange::X25519 => false,
     }
 }
 

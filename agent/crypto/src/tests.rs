@@ -6,6 +6,7 @@ mod cbc;
 mod hash;
 mod kem;
 mod key_exchange;
+mod modp;
 mod signature;
 
 use ipsecmesh_ike::crypto::{CryptoError, SecureRandom};

@@ -171,6 +171,9 @@ impl Endpoint {
 
     fn upsert(&mut self, config: PeerConfig) -> Result<(), CommandError> {
         validate(&config)?;
+        if let Some(message) = self.provider.lacks(&config) {
+            return Err(CommandError::Invalid(message));
+        }
         let key = (config.local_address, config.remote_address);
         if self.by_address.get(&key).is_some_and(|known| *known != config.id) {
             return Err(CommandError::DuplicateAddresses);

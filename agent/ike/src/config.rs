@@ -339,6 +339,12 @@ pub enum KeyExchange {
     Ecp384,
     /// Group 21, 521-bit random ECP.
     Ecp521,
+    /// Group 14, 2048-bit MODP (RFC 3526).
+    Modp2048,
+    /// Group 15, 3072-bit MODP (RFC 3526).
+    Modp3072,
+    /// Group 16, 4096-bit MODP (RFC 3526).
+    Modp4096,
     /// Group 31, Curve25519.
     X25519,
 }

@@ -191,58 +191,49 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
     }
 }
 
-/// The proposals of the IKE SA, reduced to what the engine has. One that requires an additional key exchange of which
-/// none is known is left out as a whole: without it it would be another proposal.
+/// The proposals of the IKE SA.
 fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
     let one = |proposal: &suite::IkeProposal| IkeProposal {
         encryption: proposal.encryption.iter().copied().map(encryption).collect(),
         integrity: proposal.integrity.iter().copied().map(integrity).collect(),
         prf: proposal.prf.iter().copied().map(prf).collect(),
-        key_exchange: known(&proposal.key_exchange, key_exchange),
-        additional: known(&proposal.additional_key_exchange, kem),
+        key_exchange: proposal.key_exchange.iter().copied().map(key_exchange).collect(),
+        additional: proposal
+            .additional_key_exchange
+            .iter()
+            .copied()
+            .map(kem)
+            .collect(),
     };
     spec.effective_ike_proposals()
         .iter()
-        .map(|proposal| (proposal, one(proposal)))
-        .filter(|(wanted, one)| wanted.additional_key_exchange.is_empty() || !one.additional.is_empty())
-        .map(|(_, one)| one)
+        .map(one)
         .filter(|one| one.is_sound() && !one.prf.is_empty() && !one.key_exchange.is_empty())
         .collect()
 }
 
-/// The proposals of the CHILD SA, likewise. A list of key exchanges of which none is known must not become "none".
+/// The proposals of the CHILD SA.
 fn child_proposals(spec: &IPsecTunnelSpec) -> Vec<ChildProposal> {
-    let one = |proposal: &suite::ChildProposal| {
-        let made = ChildProposal {
-            protocol: protocol(spec.protocol),
-            encryption: proposal.encryption.iter().copied().map(encryption).collect(),
-            integrity: proposal.integrity.iter().copied().map(integrity).collect(),
-            key_exchange: known(&proposal.key_exchange, key_exchange),
-        };
-        let secrecy = proposal.key_exchange.is_empty() || !made.key_exchange.is_empty();
-        (secrecy && made.is_sound()).then_some(made)
+    let one = |proposal: &suite::ChildProposal| ChildProposal {
+        protocol: protocol(spec.protocol),
+        encryption: proposal.encryption.iter().copied().map(encryption).collect(),
+        integrity: proposal.integrity.iter().copied().map(integrity).collect(),
+        key_exchange: proposal.key_exchange.iter().copied().map(key_exchange).collect(),
     };
     spec.effective_child_proposals()
         .iter()
         .filter(|proposal| proposal.additional_key_exchange.is_empty())
-        .filter_map(one)
+        .map(one)
+        .filter(ChildProposal::is_sound)
         .collect()
 }
 
-fn known<A: Copy, B>(names: &[A], find: fn(A) -> Option<B>) -> Vec<B> {
-    names.iter().filter_map(|name| find(*name)).collect()
-}
-
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "like its siblings, of which some are not known yet"
-)]
-fn kem(name: suite::AdditionalKeyExchange) -> Option<Kem> {
-    Some(match name {
+fn kem(name: suite::AdditionalKeyExchange) -> Kem {
+    match name {
         suite::AdditionalKeyExchange::MlKem512 => Kem::MlKem512,
         suite::AdditionalKeyExchange::MlKem768 => Kem::MlKem768,
         suite::AdditionalKeyExchange::MlKem1024 => Kem::MlKem1024,
-    })
+    }
 }
 
 fn encryption(name: suite::Encryption) -> Encryption {
@@ -278,13 +269,15 @@ fn prf(name: suite::Prf) -> Prf {
     }
 }
 
-fn key_exchange(name: suite::KeyExchange) -> Option<KeyExchange> {
+fn key_exchange(name: suite::KeyExchange) -> KeyExchange {
     match name {
-        suite::KeyExchange::Ecp256 => Some(KeyExchange::Ecp256),
-        suite::KeyExchange::Ecp384 => Some(KeyExchange::Ecp384),
-        suite::KeyExchange::Ecp521 => Some(KeyExchange::Ecp521),
-        suite::KeyExchange::X25519 => Some(KeyExchange::X25519),
-        suite::KeyExchange::Modp2048 | suite::KeyExchange::Modp3072 | suite::KeyExchange::Modp4096 => None,
+        suite::KeyExchange::Ecp256 => KeyExchange::Ecp256,
+        suite::KeyExchange::Ecp384 => KeyExchange::Ecp384,
+        suite::KeyExchange::Ecp521 => KeyExchange::Ecp521,
+        suite::KeyExchange::X25519 => KeyExchange::X25519,
+        suite::KeyExchange::Modp2048 => KeyExchange::Modp2048,
+        suite::KeyExchange::Modp3072 => KeyExchange::Modp3072,
+        suite::KeyExchange::Modp4096 => KeyExchange::Modp4096,
     }
 }
 

@@ -18,6 +18,10 @@ fn algorithm(kem: Kem) -> &'static Algorithm<AlgorithmId> {
 }
 
 impl KemBackend for MlKem {
+    fn has(&self, _: Kem) -> bool {
+        true
+    }
+
     fn generate(&self, kem: Kem, _: &dyn SecureRandom) -> Result<Box<dyn Decapsulator>, CryptoError> {
         let key = DecapsulationKey::generate(algorithm(kem)).map_err(|_| CryptoError::Random)?;
         let public = key

@@ -1,14 +1,19 @@
-//! X25519 (RFC 8031), ECP-256, ECP-384 and ECP-521 (RFC 5903).
+//! X25519 (RFC 8031), ECP-256, ECP-384 and ECP-521 (RFC 5903), and the MODP groups.
 
 use aws_lc_rs::agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521, PrivateKey, UnparsedPublicKey};
 use ipsecmesh_ike::KeyExchange;
 use ipsecmesh_ike::crypto::{ActiveKeyExchange, CryptoError, KeyExchangeBackend, Secret, SecureRandom};
 
+use crate::modp::Modp;
 use crate::shared::{draw, point_of, public_value_of, scalar_length, shared_secret};
 
 pub(super) struct Agreement;
 
 impl KeyExchangeBackend for Agreement {
+    fn has(&self, _: KeyExchange) -> bool {
+        true
+    }
+
     fn start(
         &self,
         method: KeyExchange,
@@ -18,6 +23,9 @@ impl KeyExchangeBackend for Agreement {
             KeyExchange::Ecp256 => &ECDH_P256,
             KeyExchange::Ecp384 => &ECDH_P384,
             KeyExchange::Ecp521 => &ECDH_P521,
+            KeyExchange::Modp2048 | KeyExchange::Modp3072 | KeyExchange::Modp4096 => {
+                return Ok(Box::new(Modp::start(method, random)?));
+            }
             KeyExchange::X25519 => &agreement::X25519,
         };
         let private = draw(method, random, |scalar| {

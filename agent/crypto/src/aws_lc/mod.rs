@@ -16,7 +16,7 @@ use ipsecmesh_ike::{Encryption, Prf};
 
 pub use signature::EcdsaP256Signer;
 
-/// aws-lc-rs: the default.
+/// aws-lc-rs: the default. Its MODP groups are those of the other provider.
 pub static PROVIDER: Provider = Provider {
     name: "aws-lc-rs",
     random: &OsRandom,

@@ -30,6 +30,10 @@ macro_rules! of {
 }
 
 impl KemBackend for MlKem {
+    fn has(&self, _: Kem) -> bool {
+        true
+    }
+
     fn generate(&self, kem: Kem, random: &dyn SecureRandom) -> Result<Box<dyn Decapsulator>, CryptoError> {
         let mut seed = Zeroizing::new(Seed::default());
         random.fill(&mut seed)?;

@@ -1,15 +1,20 @@
-//! X25519 (RFC 8031), ECP-256, ECP-384 and ECP-521 (RFC 5903).
+//! X25519 (RFC 8031), ECP-256, ECP-384 and ECP-521 (RFC 5903), and the MODP groups.
 
 use ipsecmesh_ike::KeyExchange;
 use ipsecmesh_ike::crypto::{ActiveKeyExchange, CryptoError, KeyExchangeBackend, Secret, SecureRandom};
 use p256::elliptic_curve::sec1::ToSec1Point;
 use x25519_dalek::StaticSecret;
 
+use crate::modp::Modp;
 use crate::shared::{draw, point_of, public_value_of, scalar_length, shared_secret};
 
 pub(super) struct Agreement;
 
 impl KeyExchangeBackend for Agreement {
+    fn has(&self, _: KeyExchange) -> bool {
+        true
+    }
+
     fn start(
         &self,
         method: KeyExchange,
@@ -19,6 +24,9 @@ impl KeyExchangeBackend for Agreement {
             KeyExchange::Ecp256 => Ok(Box::new(Ecp256::start(random)?)),
             KeyExchange::Ecp384 => Ok(Box::new(Ecp384::start(random)?)),
             KeyExchange::Ecp521 => Ok(Box::new(Ecp521::start(random)?)),
+            KeyExchange::Modp2048 | KeyExchange::Modp3072 | KeyExchange::Modp4096 => {
+                Ok(Box::new(Modp::start(method, random)?))
+            }
             KeyExchange::X25519 => Ok(Box::new(X25519::start(random)?)),
         }
     }

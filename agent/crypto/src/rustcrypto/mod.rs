@@ -15,7 +15,7 @@ use sha2::{Sha256, Sha384, Sha512};
 
 pub use signature::EcdsaP256Signer;
 
-/// aes-gcm, chacha20poly1305, cbc, sha2, hmac, x25519-dalek, p256, p384, p521, ml-kem.
+/// aes-gcm, chacha20poly1305, cbc, sha2, hmac, x25519-dalek, p256, p384, p521, crypto-bigint, ml-kem.
 pub static PROVIDER: Provider = Provider {
     name: "rustcrypto",
     random: &OsRandom,

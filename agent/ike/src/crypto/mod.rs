@@ -4,6 +4,7 @@
 mod auth;
 mod error;
 mod keys;
+mod lacks;
 mod names;
 mod negotiate;
 mod prf;

@@ -43,6 +43,9 @@ impl fmt::Display for KeyExchange {
             Self::Ecp256 => "ECP-256",
             Self::Ecp384 => "ECP-384",
             Self::Ecp521 => "ECP-521",
+            Self::Modp2048 => "MODP-2048",
+            Self::Modp3072 => "MODP-3072",
+            Self::Modp4096 => "MODP-4096",
             Self::X25519 => "X25519",
         })
     }

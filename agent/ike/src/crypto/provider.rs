@@ -108,6 +108,9 @@ pub trait AeadBackend: Send + Sync {
 
 /// Key exchange methods.
 pub trait KeyExchangeBackend: Send + Sync {
+    /// Whether it has a method. A configuration that names another one is refused.
+    fn has(&self, method: KeyExchange) -> bool;
+
     /// Draws a private value from `random`.
     fn start(
         &self,
@@ -132,6 +135,9 @@ pub trait ActiveKeyExchange: Send + Sync {
 
 /// Key encapsulation mechanisms (RFC 9370, FIPS 203). A library may draw from its own generator instead of `random`.
 pub trait KemBackend: Send + Sync {
+    /// Whether it has a mechanism. A configuration that names another one is refused.
+    fn has(&self, kem: Kem) -> bool;
+
     /// A new key pair: the initiator's half.
     fn generate(&self, kem: Kem, random: &dyn SecureRandom) -> Result<Box<dyn Decapsulator>, CryptoError>;
 

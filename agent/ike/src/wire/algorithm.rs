@@ -19,10 +19,13 @@ const NO_ESN: u16 = 0;
 const ESN: u16 = 1;
 
 /// The methods that a KE payload can name.
-const KEY_EXCHANGES: [KeyExchange; 4] = [
+const KEY_EXCHANGES: [KeyExchange; 7] = [
     KeyExchange::Ecp256,
     KeyExchange::Ecp384,
     KeyExchange::Ecp521,
+    KeyExchange::Modp2048,
+    KeyExchange::Modp3072,
+    KeyExchange::Modp4096,
     KeyExchange::X25519,
 ];
 
@@ -88,6 +91,9 @@ impl From<KeyExchange> for KeyExchangeMethod {
             KeyExchange::Ecp256 => Self::ECP_256,
             KeyExchange::Ecp384 => Self::ECP_384,
             KeyExchange::Ecp521 => Self::ECP_521,
+            KeyExchange::Modp2048 => Self::MODP_2048,
+            KeyExchange::Modp3072 => Self::MODP_3072,
+            KeyExchange::Modp4096 => Self::MODP_4096,
             KeyExchange::X25519 => Self::X25519,
         }
     }

@@ -143,8 +143,12 @@ code_points! {
     KeyExchangeMethod(u16) {
         /// No key exchange.
         NONE = 0,
-        /// 2048-bit MODP group.
+        /// 2048-bit MODP group (RFC 3526).
         MODP_2048 = 14,
+        /// 3072-bit MODP group (RFC 3526).
+        MODP_3072 = 15,
+        /// 4096-bit MODP group (RFC 3526).
+        MODP_4096 = 16,
         /// 256-bit random ECP group (RFC 5903).
         ECP_256 = 19,
         /// 384-bit random ECP group (RFC 5903).

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use ipsecmesh_ike::crypto::{
+    ActiveKeyExchange, CryptoError, Decapsulator, KemBackend, KeyExchangeBackend, Provider, Secret,
+    SecureRandom,
+};
 use ipsecmesh_ike::wire::{Delete, ExchangeType, NotifyType};
 use ipsecmesh_ike::*;
 
@@ -274,4 +278,81 @@ fn outcomes_of_unknown_effects_and_early_timeouts_do_nothing() {
     sut.endpoint.handle_timeout(now);
     sut.pass(Duration::ZERO);
     unmoved(&sut, before);
+}
+
+/// A library that has nothing but curves.
+struct Curves;
+
+impl KeyExchangeBackend for Curves {
+    fn has(&self, method: KeyExchange) -> bool {
+        !matches!(
+            method,
+            KeyExchange::Modp2048 | KeyExchange::Modp3072 | KeyExchange::Modp4096
+        )
+    }
+
+    fn start(
+        &self,
+        method: KeyExchange,
+        random: &dyn SecureRandom,
+    ) -> Result<Box<dyn ActiveKeyExchange>, CryptoError> {
+        cheap::provider().key_exchange.start(method, random)
+    }
+}
+
+impl KemBackend for Curves {
+    fn has(&self, kem: Kem) -> bool {
+        kem != Kem::MlKem512
+    }
+
+    fn generate(&self, kem: Kem, random: &dyn SecureRandom) -> Result<Box<dyn Decapsulator>, CryptoError> {
+        cheap::provider().kem.generate(kem, random)
+    }
+
+    fn encapsulate(
+        &self,
+        kem: Kem,
+        public_key: &[u8],
+        random: &dyn SecureRandom,
+    ) -> Result<(Vec<u8>, Secret), CryptoError> {
+        cheap::provider().kem.encapsulate(kem, public_key, random)
+    }
+}
+
+#[test]
+fn a_method_that_the_provider_lacks_is_refused_with_both_names() {
+    let provider: &'static Provider = Box::leak(Box::new(Provider {
+        name: "curves-only",
+        key_exchange: &Curves,
+        kem: &Curves,
+        ..*cheap::provider()
+    }));
+    let refused = |edit: fn(&mut PeerConfig)| {
+        let mut config = answering(1);
+        edit(&mut config);
+        let mut endpoint = Endpoint::new(endpoint_config(1, 1), provider, [1; 32], Now::default());
+        let command = Command::UpsertPeer(Box::new(config));
+        endpoint
+            .handle_command(command, Now::default())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(refused(|_| {}), Ok(()));
+    let message = |field: &str, method: &str| {
+        Err(format!(
+            "invalid configuration: {field}: the crypto provider curves-only has no {method}; take it out of the \
+             proposals, or choose another provider"
+        ))
+    };
+    assert_eq!(
+        refused(|config| config.ike_proposals[0].key_exchange.push(KeyExchange::Modp3072)),
+        message("ike_proposals", "MODP-3072")
+    );
+    assert_eq!(
+        refused(|config| config.ike_proposals[0].additional = vec![Kem::MlKem768, Kem::MlKem512]),
+        message("ike_proposals", "ML-KEM-512")
+    );
+    assert_eq!(
+        refused(|config| config.children[0].proposals[0].key_exchange = vec![KeyExchange::Modp2048]),
+        message("children.proposals", "MODP-2048")
+    );
 }

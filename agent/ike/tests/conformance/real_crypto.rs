@@ -189,6 +189,14 @@ fn both_providers_agree_on_every_suite_with_both_proofs_and_through_both_rekeys(
                     established([first, second], &PeerAuth::Certificate, method, prf);
                 }
             }
+            // What external peers may need besides.
+            for method in [
+                KeyExchange::Modp2048,
+                KeyExchange::Modp3072,
+                KeyExchange::Modp4096,
+            ] {
+                established([first, second], &psk(SECRET), method, Prf::HmacSha256);
+            }
         }
     }
 }

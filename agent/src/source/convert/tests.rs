@@ -181,22 +181,31 @@ fn a_suspended_tunnel_stays_as_it_was_until_it_is_taken_down() {
 }
 
 #[test]
-fn unknown_key_exchanges_never_become_none() {
-    let edited = object(|object| {
-        object.spec.child_sa.proposals = vec![suite::ChildProposal {
-            encryption: vec![suite::Encryption::AesGcm16With128],
-            key_exchange: vec![suite::KeyExchange::Modp2048],
-            ..suite::ChildProposal::default()
-        }];
-    });
-    assert!(child_proposals(&edited.spec).is_empty());
-    let secrecy_not_asked_for = object(|object| {
-        object.spec.child_sa.proposals = vec![suite::ChildProposal {
-            encryption: vec![suite::Encryption::AesGcm16With128],
-            ..suite::ChildProposal::default()
-        }];
-    });
-    assert_eq!(child_proposals(&secrecy_not_asked_for.spec).len(), 1);
+fn modp_groups_are_for_external_peers() {
+    let spec = |edit: fn(&mut IPsecTunnelSpec)| {
+        object(|object| {
+            object.spec.ike.proposals = Suite::Fips.ike();
+            object.spec.ike.proposals[0].key_exchange = vec![suite::KeyExchange::Modp2048];
+            object.spec.child_sa.proposals = Suite::Fips.child();
+            object.spec.child_sa.proposals[0].key_exchange = vec![suite::KeyExchange::Modp4096];
+            edit(&mut object.spec);
+        })
+    };
+    let between_nodes = tunnel(&spec(|_| {}), None).problem.unwrap_or_default();
+    assert!(
+        between_nodes.contains("spec.childSA.proposals[0].keyExchange: MODP-4096 is for external peers only"),
+        "{between_nodes}"
+    );
+    let external = spec(|spec| spec.remote.type_ = tunnel::RemoteType::External);
+    assert_eq!(problem(Place::Host, &external.spec), None);
+    assert_eq!(
+        ike_proposals(&external.spec)[0].key_exchange,
+        [KeyExchange::Modp2048]
+    );
+    assert_eq!(
+        child_proposals(&external.spec)[0].key_exchange,
+        [KeyExchange::Modp4096]
+    );
 }
 
 fn peer_with(addresses: &[&str], boot: Option<&str>) -> Row<Peer> {
