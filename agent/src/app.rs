@@ -8,6 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipsecmesh_crds::node::SealingKey;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -19,10 +20,11 @@ use crate::engine::command::{CredentialsCommand, EngineCommand};
 use crate::engine::event::SharedView;
 use crate::engine::start::{self, Setting};
 use crate::identity::renew::{IdentityState, Wanted};
+use crate::identity::sealing::Sealing;
 use crate::identity::verifier::DirectoryVerifier;
 use crate::identity::{self, signer};
 use crate::metrics::Metrics;
-use crate::model::{Authority, Peer, Resolved};
+use crate::model::{Authority, Peer, Resolved, Tunnel};
 use crate::overlay::{self, DetectedOverlay};
 use crate::persist::{LastState, Latch, Store, private_folder};
 use crate::probe::ProbeReport;
@@ -89,6 +91,7 @@ struct App {
     status: watch::Sender<Option<Arc<StatusInputs>>>,
     commands: mpsc::Sender<EngineCommand>,
     verifier: Arc<DirectoryVerifier>,
+    sealing: Option<Sealing>,
     view: SharedView,
     store: Store,
     readiness: Readiness,
@@ -189,6 +192,7 @@ impl App {
             status,
             commands,
             verifier,
+            sealing: origin.sealing,
             view,
             store,
             readiness,
@@ -252,7 +256,9 @@ impl App {
         }
         self.remember_enforced();
         self.report_readiness(&snapshot);
+        let sealing_key = self.sealing_key(&snapshot, &identity);
         let inputs = StatusInputs {
+            sealing_key,
             desired: Arc::clone(&self.state.desired),
             view: self.view.read(Clone::clone),
             probe: self.report.borrow().clone(),
@@ -296,9 +302,23 @@ impl App {
         let _ = order.reply.send(answer);
     }
 
-    /// Asks where the external peers are.
+    /// The sealing key, once the directory holds the certificate's key that speaks for it.
+    fn sealing_key(&mut self, snapshot: &Snapshot, identity: &IdentityState) -> Option<SealingKey> {
+        let (own, certificate) = (snapshot.own.as_ref()?, identity.certificate.as_ref()?);
+        let published = own.keys.contains(&certificate.leaf.key_fingerprint());
+        let sealing = self.sealing.as_mut().filter(|_| published)?;
+        sealing.published(certificate, own)
+    }
+
+    /// Asks where the external peers of this node are.
     fn look_up(&self, snapshot: &Snapshot) {
-        let peers = snapshot.tunnels.iter().filter_map(|tunnel| tunnel.external());
+        let own = snapshot.own.as_ref();
+        let takes_part = |tunnel: &&Tunnel| own.is_some_and(|own| own.membership(&tunnel.name).is_some());
+        let peers = snapshot
+            .tunnels
+            .iter()
+            .filter(takes_part)
+            .filter_map(Tunnel::external);
         let addresses = Addresses {
             peers: peers.map(|external| external.address.clone()).collect(),
             own: snapshot

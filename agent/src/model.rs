@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsecmesh_crds::IPsecNodeStatus;
+use ipsecmesh_crds::node::SealedCredential;
 use ipsecmesh_crds::phase::Phase;
 use ipsecmesh_dataplane::Prefix;
 use ipsecmesh_ike::{
@@ -286,10 +287,14 @@ pub(crate) struct Authority {
 pub(crate) struct OwnNode {
     /// Its UID as an object, for Events.
     pub(crate) object_uid: String,
+    /// UID of the Node.
+    pub(crate) node_uid: String,
     /// Generation of its spec.
     pub(crate) generation: i64,
     /// Raised when the certificate is to be renewed.
     pub(crate) certificate_generation: i64,
+    /// Credentials that are sealed to it.
+    pub(crate) sealed: Vec<SealedCredential>,
     /// What an earlier run, or this one, has reported. It is our own writing: a change of it changes nothing.
     pub(crate) status: Option<Arc<IPsecNodeStatus>>,
 }

@@ -12,6 +12,7 @@
 //! | [`support`] | which fields of a tunnel or an authority ask for behaviour that is not live yet |
 //! | [`rank`] | which of two overlapping tunnels wins |
 //! | [`identity`] | the identity of a node as certificate names and IKE identity |
+//! | [`sealing`] | credentials sealed to one node: what is sealed, and what a ciphertext is bound to |
 //! | [`check`] | what the API server says of an object, without an API server |
 //! | [`units`] | durations and byte counts |
 //! | [`generate`] | the definitions as files |
@@ -34,6 +35,7 @@ pub mod peer;
 pub mod phase;
 pub mod rank;
 pub mod schema;
+pub mod sealing;
 pub mod suite;
 pub mod support;
 pub mod tunnel;

@@ -48,14 +48,14 @@ pub struct IPsecNodeSpec {
     /// Raised, the node renews its certificate now.
     #[serde(default)]
     pub certificate_generation: i64,
-    /// Pre-shared keys, each sealed to this node.
+    /// Pre-shared keys of tunnels to external peers, sealed to this node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["tunnel".into()]))]
     pub sealed_credentials: Vec<SealedCredential>,
 }
 
-/// A pre-shared key that only one node can read.
+/// Secrets of a tunnel that only one node can read (`crate::sealing`).
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SealedCredential {
@@ -69,8 +69,8 @@ pub struct SealedCredential {
     /// The sealing key that it is for.
     #[schemars(length(max = 128))]
     pub recipient: String,
-    /// HPKE ciphertext (RFC 9180), in base64.
-    #[schemars(length(max = 4096))]
+    /// HPKE ciphertext (RFC 9180), in base64. It is bound to the node, the tunnel and the `keyID`.
+    #[schemars(length(max = 8192))]
     pub ciphertext: String,
 }
 
@@ -147,6 +147,14 @@ pub struct SealingKey {
     /// The key, in base64.
     #[schemars(length(max = 128))]
     pub public_key: String,
+    /// The public key of the node's certificate (SPKI, in base64); the operator compares it with `IPsecPeer.spec.keys`.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub signing_key: String,
+    /// Signature of the certificate's key over the node's name and UID and the sealing key, in base64.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub signature: String,
 }
 
 /// The certificate in use.

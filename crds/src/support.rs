@@ -41,35 +41,6 @@ impl fmt::Display for Unsupported {
     }
 }
 
-/// Where a tunnel is carried out: what is live differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// On a node of a cluster, with an operator.
-    Cluster,
-    /// On a host without Kubernetes, from files.
-    Host,
-}
-
-/// The fields that are live on a host without Kubernetes for tunnels to an external peer, and nowhere else yet.
-const LIVE_FOR_EXTERNAL: [&str; 5] = [
-    "spec.remote.type",
-    "spec.traffic.type",
-    "spec.traffic.bypass",
-    "spec.auth.type",
-    "spec.auth.certificate.trustBundleRef",
-];
-
-impl Place {
-    /// The fields of a tunnel that ask for behaviour that is not live here.
-    pub fn unsupported(self, spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
-        let mut found = unsupported_fields(spec);
-        if self == Self::Host && spec.remote.type_ == RemoteType::External {
-            found.retain(|one| !LIVE_FOR_EXTERNAL.contains(&one.field.as_str()));
-        }
-        found
-    }
-}
-
 /// The fields of a tunnel that ask for behaviour that is not live yet.
 pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
     let mut found = Vec::new();
@@ -82,29 +53,25 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
             });
         }
     };
+    // Between nodes, what is selected moves through phases of its own, of which these have none yet.
+    let external = spec.remote.type_ == RemoteType::External;
     check(
-        spec.remote.type_ != RemoteType::Nodes,
-        "spec.remote.type",
-        format!("{:?}", spec.remote.type_),
-        "Nodes",
-    );
-    check(
-        !matches!(spec.traffic.type_, TrafficType::Overlay | TrafficType::PodNetwork),
+        !external && !matches!(spec.traffic.type_, TrafficType::Overlay | TrafficType::PodNetwork),
         "spec.traffic.type",
         format!("{:?}", spec.traffic.type_),
-        "Overlay, PodNetwork",
+        "Overlay, PodNetwork; Host and Custom with remote.type External",
     );
     check(
-        !spec.traffic.bypass.is_empty(),
+        !external && !spec.traffic.bypass.is_empty(),
         "spec.traffic.bypass",
         format!("{} entries", spec.traffic.bypass.len()),
-        "no entry",
+        "no entry; any with remote.type External",
     );
     check(
-        spec.auth.type_ != AuthType::Certificate,
+        !external && spec.auth.type_ != AuthType::Certificate,
         "spec.auth.type",
         "PSK".to_owned(),
-        "Certificate",
+        "Certificate; PSK with remote.type External",
     );
     check(
         spec.ike.dpd.max_retries != DeadPeerDetection::default().max_retries,
@@ -118,12 +85,12 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
         .as_ref()
         .and_then(|c| c.trust_bundle_ref.as_ref());
     check(
-        bundle.is_some(),
+        !external && bundle.is_some(),
         "spec.auth.certificate.trustBundleRef",
         bundle
             .map(|b| format!("{}/{}", b.name, b.key))
             .unwrap_or_default(),
-        "no trust bundle: the authority's own roots",
+        "no trust bundle: the authority's own roots; any with remote.type External",
     );
     if spec.remote.type_ == RemoteType::Nodes {
         external_only(spec, &mut found);
@@ -233,6 +200,13 @@ mod tests {
     #[test]
     fn defaults_are_live() {
         assert!(unsupported_fields(&IPsecTunnelSpec::default()).is_empty());
+        let external: IPsecTunnelSpec = serde_json::from_value(serde_json::json!({
+            "remote": {"type": "External", "external": {"address": "192.0.2.10"}},
+            "traffic": {"type": "Custom", "selectors": [{"protocol": 6}], "bypass": [{"protocol": 1}]},
+            "auth": {"type": "PSK", "psk": {"secretRef": {"name": "storage", "key": "psk"}}},
+        }))
+        .expect("a spec");
+        assert_eq!(unsupported_fields(&external), []);
         assert!(unsupported_authority_fields(&IPsecAuthoritySpec::default()).is_empty());
     }
 
@@ -252,7 +226,7 @@ mod tests {
         assert_eq!(fields, ["spec.auth.type", "spec.ike.proposals[0].keyExchange"]);
         assert_eq!(
             found[0].to_string(),
-            "spec.auth.type: PSK is not supported yet; today works: Certificate"
+            "spec.auth.type: PSK is not supported yet; today works: Certificate; PSK with remote.type External"
         );
         assert_eq!(
             found[1].to_string(),

@@ -20,7 +20,7 @@ pub use self::{
     remote::{External, IdentityType, NodesRemote, PeerIdentity, Remote, RemoteType},
     status::{
         EffectiveOverlay, EffectiveProposals, FailingPair, IPsecTunnelStatus, NodeCounts, PairCounts,
-        Rollout, TunnelSummary,
+        Rollout, TrustBundle, TunnelSummary,
     },
     traffic::{OverlayEntry, Selector, Traffic, TrafficType},
 };

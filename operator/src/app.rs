@@ -14,7 +14,7 @@ use crate::events::Events;
 use crate::http::{self, Readiness};
 use crate::leader::{Candidate, Timing};
 use crate::metrics::Metrics;
-use crate::world::{self, Places};
+use crate::world;
 
 /// A connection on which the API server is silent for longer is dead: watches get a bookmark about once a minute.
 const API_SILENCE: Duration = Duration::from_secs(100);
@@ -76,11 +76,7 @@ async fn lead(
     tasks: &mut JoinSet<&'static str>,
 ) -> Result<(), String> {
     readiness.set(false);
-    let places = Places {
-        namespace: args.common.namespace.clone(),
-        lifecycle_config_map: args.common.lifecycle_config_map.clone(),
-    };
-    let (mut triggers, queues) = world::watch_all(&client, &places, tasks);
+    let (mut triggers, queues) = world::watch_all(&client, &args.common.namespace, tasks);
     triggers.stores().ready().await;
     let events = Events::new(client.clone(), identity);
     let settings = Settings::from(args);

@@ -1,10 +1,13 @@
 //! What all controllers share: the client, the stores, the settings, and the little that is remembered between looks.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
+use kube::runtime::reflector::ObjectRef;
 
 use crate::apply::Writer;
 use crate::args::{Cidr, RunArgs};
@@ -23,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) agent: AgentIdentity,
     /// The Secret with the authority's key.
     pub(crate) ca_secret: String,
+    /// The ConfigMap with the uninstall marker.
+    pub(crate) lifecycle_config_map: String,
     /// Networks that nodes' addresses have to lie in.
     pub(crate) node_cidrs: Vec<Cidr>,
     /// Admission policies without which agents' reports are not trusted.
@@ -41,6 +46,7 @@ impl From<RunArgs> for Settings {
             },
             namespace,
             ca_secret: args.ca_secret,
+            lifecycle_config_map: args.common.lifecycle_config_map,
             node_cidrs: args.node_cidrs,
             admission_policies: args
                 .admission_policies
@@ -118,6 +124,24 @@ impl Context {
     /// Wakes whoever waits for the authority.
     pub(crate) async fn authority_changed(&self) {
         self.triggers.clone().authority_changed().await;
+    }
+
+    /// The ConfigMap with the uninstall marker.
+    pub(crate) fn lifecycle(&self) -> ObjectRef<ConfigMap> {
+        ObjectRef::new(&self.settings.lifecycle_config_map).within(&self.settings.namespace)
+    }
+
+    /// Whether the API server is reached at `address`.
+    pub(crate) fn is_api_server(&self, address: IpAddr) -> bool {
+        self.api_server().contains(&address)
+    }
+
+    /// The addresses at which the API server is reached.
+    pub(crate) fn api_server(&self) -> Vec<IpAddr> {
+        let slices = self.stores().endpoints.state();
+        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+        let addresses = endpoints.flat_map(|endpoint| &endpoint.addresses);
+        addresses.filter_map(|address| address.parse().ok()).collect()
     }
 
     /// The counted way to write.

@@ -48,6 +48,10 @@ pub(crate) struct Findings {
 pub(crate) struct Standing {
     /// Nothing was ever written about the tunnel.
     pub(crate) first: bool,
+    /// The far side is an external peer.
+    pub(crate) external: bool,
+    /// How many nodes prove themselves by one pre-shared key.
+    pub(crate) psk_holders: usize,
     /// `suspend: true`
     pub(crate) suspended: bool,
     /// Where it goes.
@@ -87,12 +91,12 @@ pub(crate) fn conditions(findings: &Findings, standing: &Standing) -> Vec<Verdic
         failing.as_ref(),
     );
     let mut verdicts = vec![accepted, refs, programmed, enforced, ready.clone()];
-    if let Some(problem) = &failing {
+    if let Some(problem) = degraded(standing, failing.as_ref()) {
         verdicts.push(Verdict::new(
             ConditionType::Degraded,
             Truth::True,
-            "PeersFailing",
-            problem.message.clone(),
+            &problem.reason,
+            problem.message,
         ));
     }
     if stalled {
@@ -113,6 +117,21 @@ pub(crate) fn conditions(findings: &Findings, standing: &Standing) -> Vec<Verdic
     verdicts
 }
 
+/// What works less well than it should.
+fn degraded(standing: &Standing, failing: Option<&Problem>) -> Option<Problem> {
+    if let Some(problem) = failing {
+        return Some(Problem::new("PeersFailing", problem.message.clone()));
+    }
+    (standing.psk_holders > 1).then(|| {
+        let message = format!(
+            "{} nodes share one pre-shared key, so that each of them can pose as another one to the peer; use certificates, or a \
+             tunnel and a Secret for each node",
+            standing.psk_holders
+        );
+        Problem::new("SharedPSK", message)
+    })
+}
+
 /// The first failing pair with what to do about it, and how many more there are.
 fn failing(standing: &Standing) -> Option<Problem> {
     let (node, first) = standing.failing.first()?;
@@ -120,9 +139,17 @@ fn failing(standing: &Standing) -> Option<Problem> {
     if standing.failing.len() > 1 {
         message = format!("{message} (and {} more pairs)", standing.failing.len() - 1);
     }
-    let advice = match first.reason.as_str() {
-        "AuthenticationFailed" => "; compare the certificates of both nodes: kubectl describe ipsecnode",
-        "PeerUnreachable" => "; open UDP 500 and 4500 and IP protocol 50 between the nodes",
+    let advice = match (first.reason.as_str(), standing.external) {
+        ("AuthenticationFailed", false) => {
+            "; compare the certificates of both nodes: kubectl describe ipsecnode"
+        }
+        ("AuthenticationFailed", true) => {
+            "; compare identities and pre-shared key or certificates with those that the peer has for this node"
+        }
+        ("PeerUnreachable", false) => "; open UDP 500 and 4500 and IP protocol 50 between the nodes",
+        ("PeerUnreachable", true) => {
+            "; open UDP 500 and 4500 and IP protocol 50 between the node and the peer, and see that the peer runs"
+        }
         _ => "",
     };
     message.push_str(advice);

@@ -2,17 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipsecmesh_crds::tunnel::{EffectiveOverlay, TrafficType};
+use ipsecmesh_crds::tunnel::{EffectiveOverlay, RemoteType, TrafficType};
 use ipsecmesh_crds::{IPsecNode, IPsecTunnel, IPsecTunnelSpec, Phase};
 
 use crate::plan::echo::{Echo, Failure};
-use crate::plan::membership::{InvalidSelector, Selectors};
+use crate::plan::membership::{FarSide, InvalidSelector, Selectors};
 use crate::plan::overlay::Encapsulation;
 
 /// The parsed selectors of a tunnel.
 pub(crate) fn selectors(spec: &IPsecTunnelSpec) -> Result<Selectors, InvalidSelector> {
-    let remote = spec.remote.nodes.as_ref().map(|nodes| &nodes.node_selector);
-    Selectors::parse(Some(&spec.local.node_selector), remote)
+    Selectors::parse(&spec.local.node_selector, spec.remote_selector().as_ref())
+}
+
+/// What is at the far side of a tunnel.
+pub(crate) fn far_side(spec: &IPsecTunnelSpec) -> FarSide {
+    match spec.remote.type_ {
+        RemoteType::External => FarSide::External,
+        RemoteType::Nodes => FarSide::Nodes,
+    }
 }
 
 /// Whether the agent says that its node is Ready.

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use futures::{SinkExt as _, StreamExt as _};
-use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, SIGNER};
+use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, PSK_SECRET_TYPE, SIGNER};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::core::DeserializeGuard;
@@ -42,8 +42,10 @@ pub(crate) struct Stores {
     pub(crate) agents: Store<IPsecNode>,
     /// The cluster's Nodes, reduced to what a plan reads.
     pub(crate) nodes: Store<Node>,
-    /// The ConfigMap with the uninstall marker.
-    pub(crate) lifecycle: Store<ConfigMap>,
+    /// The ConfigMaps of the operator's namespace: the uninstall marker, and roots of external peers.
+    pub(crate) config_maps: Store<ConfigMap>,
+    /// The Secrets of the operator's namespace that hold pre-shared keys; no others.
+    pub(crate) secrets: Store<Secret>,
     /// Certificate signing requests for our signer.
     pub(crate) requests: Store<CertificateSigningRequest>,
     /// Admission policies.
@@ -91,26 +93,17 @@ enum Concern {
     Request(String),
 }
 
-/// Where the operator's own objects are.
-#[derive(Clone, Debug)]
-pub(crate) struct Places {
-    /// The operator's namespace.
-    pub(crate) namespace: String,
-    /// The ConfigMap with the uninstall marker.
-    pub(crate) lifecycle_config_map: String,
-}
-
-/// Starts all watches in `tasks`.
+/// Starts all watches in `tasks`; `namespace` is the operator's own.
 #[expect(clippy::too_many_lines, reason = "one line a kind")]
 pub(crate) fn watch_all(
     client: &Client,
-    places: &Places,
+    namespace: &str,
     tasks: &mut JoinSet<&'static str>,
 ) -> (Triggers, Queues) {
     let (stores, writers) = stores();
     let (triggers, queues) = Triggers::new(stores);
     let all = Config::default();
-    let named = |name: &str| Config::default().fields(&format!("metadata.name={name}"));
+    let psks = Config::default().fields(&format!("type={PSK_SECRET_TYPE}"));
     let ours = Config::default().fields(&format!("spec.signerName={SIGNER}"));
     let api_server = Config::default().labels("kubernetes.io/service-name=kubernetes");
     let mut start = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
@@ -169,12 +162,18 @@ pub(crate) fn watch_all(
         writers.node,
         of_node
     );
-    let namespaced = Api::namespaced(client.clone(), &places.namespace);
     watch!(
         "configmaps",
-        namespaced,
-        named(&places.lifecycle_config_map),
-        writers.marker,
+        Api::namespaced(client.clone(), namespace),
+        all.clone(),
+        writers.config_map,
+        to_all_tunnels
+    );
+    watch!(
+        "secrets",
+        Api::namespaced(client.clone(), namespace),
+        psks,
+        writers.secret,
         to_all_tunnels
     );
     watch!(
@@ -223,7 +222,8 @@ struct Writers {
     peer: Writer<IPsecPeer>,
     agent: Writer<IPsecNode>,
     node: Writer<Node>,
-    marker: Writer<ConfigMap>,
+    config_map: Writer<ConfigMap>,
+    secret: Writer<Secret>,
     request: Writer<CertificateSigningRequest>,
     policy: Writer<ValidatingAdmissionPolicy>,
     binding: Writer<ValidatingAdmissionPolicyBinding>,
@@ -237,7 +237,8 @@ fn stores() -> (Stores, Writers) {
     let (peers, peer) = store();
     let (agents, agent) = store();
     let (nodes, node) = store();
-    let (lifecycle, marker) = store();
+    let (config_maps, config_map) = store();
+    let (secrets, secret) = store();
     let (requests, request) = store();
     let (policies, policy) = store();
     let (bindings, binding) = store();
@@ -249,7 +250,8 @@ fn stores() -> (Stores, Writers) {
         peers,
         agents,
         nodes,
-        lifecycle,
+        config_maps,
+        secrets,
         requests,
         policies,
         bindings,
@@ -262,7 +264,8 @@ fn stores() -> (Stores, Writers) {
         peer,
         agent,
         node,
-        marker,
+        config_map,
+        secret,
         request,
         policy,
         binding,
@@ -292,7 +295,8 @@ impl Stores {
         one("ipsecpeers", &self.peers).await;
         one("ipsecnodes", &self.agents).await;
         one("nodes", &self.nodes).await;
-        one("configmaps", &self.lifecycle).await;
+        one("configmaps", &self.config_maps).await;
+        one("secrets", &self.secrets).await;
         one("certificatesigningrequests", &self.requests).await;
         one("validatingadmissionpolicies", &self.policies).await;
         one("validatingadmissionpolicybindings", &self.bindings).await;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use kube::{Api, Client, Config};
 use tokio::sync::watch;
 
-use crate::app::AppError;
+use crate::app::{AppError, provider};
 use crate::args::RunArgs;
 use crate::identity::keystore::Keystore;
 use crate::identity::renew::{IdentityState, Renewal, Wanted};
+use crate::identity::sealing::Sealing;
 use crate::metrics::Metrics;
 use crate::source::{Snapshot, kube as api, manifests};
 use crate::status::Writer;
@@ -28,6 +29,8 @@ pub(super) struct Origin {
     pub(super) identity: watch::Receiver<IdentityState>,
     /// Who it is to be.
     pub(super) wanted: watch::Sender<Option<Wanted>>,
+    /// What credentials are sealed to, in a cluster.
+    pub(super) sealing: Option<Sealing>,
     /// What keeps them up to date.
     pub(super) tasks: Vec<Task>,
 }
@@ -56,7 +59,10 @@ async fn cluster(
     let keystore =
         Keystore::open(args.state_dir.join("identity")).map_err(|e| AppError::Other(e.to_string()))?;
     let client = client().await?;
-    let (snapshots, watches) = api::follow(&client, node, metrics);
+    let random = provider(args.crypto_provider)?.random;
+    let sealing = Sealing::open(keystore.clone(), random).map_err(|e| AppError::Other(e.to_string()))?;
+    let opener = Arc::clone(sealing.opener());
+    let (snapshots, watches) = api::follow(&client, node, metrics, opener);
     let (wanted, identity, renewal) = renewal(&client, keystore);
     let writer = Writer {
         client,
@@ -68,6 +74,7 @@ async fn cluster(
         snapshots,
         identity,
         wanted,
+        sealing: Some(sealing),
         tasks: vec![watches, renewal, writer.start()],
     })
 }
@@ -92,6 +99,7 @@ fn host(args: &RunArgs, name: Option<&str>) -> Result<Origin, AppError> {
         snapshots: files.snapshots,
         identity: files.identity,
         wanted: watch::Sender::new(None),
+        sealing: None,
         tasks: vec![files.task],
     })
 }

@@ -110,8 +110,8 @@ impl Desired {
             self.policies.entry(policy.key).or_insert(policy);
         }
         for goal in &mut self.tunnels {
-            if let Some(ids) = plan.members.remove(&goal.name) {
-                goal.members.insert(leader.external.address.clone(), ids);
+            if let (Some(ids), Some(address)) = (plan.members.remove(&goal.name), &goal.external) {
+                goal.members.insert(address.clone(), ids);
             }
             if let Some(winners) = plan.overridden.remove(&goal.name) {
                 goal.overridden_by.extend(winners);

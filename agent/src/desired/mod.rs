@@ -125,6 +125,8 @@ pub(crate) struct TunnelGoal {
     pub(crate) overridden_by: BTreeSet<String>,
     /// Other nodes of it that have no address of a family that this node has.
     pub(crate) apart: BTreeSet<String>,
+    /// Its external peer's address, as the spec has it.
+    pub(crate) external: Option<String>,
     /// Why its external peer cannot be talked to.
     pub(crate) problem: Option<String>,
 }
@@ -294,7 +296,7 @@ impl<'a> TunnelView<'a> {
             .filter(|peer| peer.membership(&tunnel.name).is_some())
             .count();
         let eager = match tunnel.start {
-            Start::Auto => members <= EAGER_PEERS,
+            Start::Auto => members <= EAGER_PEERS || tunnel.external().is_some(),
             Start::Eager => true,
             Start::OnDemand => false,
         };
@@ -337,6 +339,7 @@ impl<'a> TunnelView<'a> {
             members: BTreeMap::new(),
             overridden_by: BTreeSet::new(),
             apart: BTreeSet::new(),
+            external: self.tunnel.external().map(|external| external.address.clone()),
             problem: self.lacks_pods(inputs),
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ipsecmesh_ike::crypto::SecureRandom;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -15,6 +16,8 @@ use crate::persist::{private_folder, write_private};
 
 const CURRENT: &str = "node.pem";
 const PENDING: &str = "pending.key";
+const SEALING: &str = "sealing.key";
+const SIGNED: &str = "sealing.json";
 const GENERATION: &str = "certificateGeneration: ";
 const ISSUED: &str = "issuedAt: ";
 
@@ -155,6 +158,46 @@ impl Keystore {
         })?;
         self.write(PENDING, Zeroizing::new(key.serialize_pem()).as_bytes())?;
         Ok(key)
+    }
+
+    /// The seed of the node's sealing key; made now where there is none.
+    pub(crate) fn sealing_seed(
+        &self,
+        random: &dyn SecureRandom,
+    ) -> Result<Zeroizing<[u8; 32]>, KeystoreError> {
+        let path = self.folder.join(SEALING);
+        let mut seed = Zeroizing::new([0; 32]);
+        match fs::read(&path).map(Zeroizing::new) {
+            Ok(content) if content.len() == seed.len() => {
+                seed.copy_from_slice(&content);
+                return Ok(seed);
+            }
+            // What is sealed to a key that is lost is sealed anew.
+            Ok(_) => {
+                tracing::warn!(path = %path.display(), "not a sealing key: the agent makes a new one");
+            }
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(KeystoreError::Io { path, source }),
+        }
+        random
+            .fill(seed.as_mut_slice())
+            .map_err(|error| KeystoreError::Content {
+                path,
+                reason: format!("no key could be made: {error}"),
+            })?;
+        self.write(SEALING, seed.as_slice())?;
+        Ok(seed)
+    }
+
+    /// What was published of the sealing key.
+    pub(crate) fn signed(&self) -> Result<Option<String>, KeystoreError> {
+        let text = read(&self.folder.join(SIGNED))?;
+        Ok(text.map(|text| text.to_string()))
+    }
+
+    /// Remembers what is published of the sealing key.
+    pub(crate) fn store_signed(&self, text: &str) -> Result<(), KeystoreError> {
+        self.write(SIGNED, text.as_bytes())
     }
 
     /// Forgets the key of a request that was refused.

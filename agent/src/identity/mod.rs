@@ -7,6 +7,7 @@ mod fixture;
 pub(crate) mod keystore;
 pub(crate) mod leaf;
 pub(crate) mod renew;
+pub(crate) mod sealing;
 pub(crate) mod signer;
 pub(crate) mod trust;
 pub(crate) mod verifier;
@@ -65,7 +66,7 @@ pub(crate) fn directory(
             keys: peer.keys.clone(),
         })
     };
-    let hosts = hosts(snapshot, desired)?;
+    let hosts = hosts(snapshot, desired);
     let peers = desired
         .peers
         .iter()
@@ -76,7 +77,7 @@ pub(crate) fn directory(
 }
 
 /// The peers that no operator has certified: external ones, and all that a host knows from files.
-fn hosts(snapshot: &Snapshot, desired: &Desired) -> Result<HashMap<PeerId, ExpectedHost>, BundleError> {
+fn hosts(snapshot: &Snapshot, desired: &Desired) -> HashMap<PeerId, ExpectedHost> {
     let mut hosts = HashMap::new();
     for (id, peer) in &desired.peers {
         let external = snapshot
@@ -86,11 +87,16 @@ fn hosts(snapshot: &Snapshot, desired: &Desired) -> Result<HashMap<PeerId, Expec
             .find(|external| external.address == peer.node);
         let (trust, keys) = match external.map(|external| &external.auth) {
             Some(ExternalAuth::Certificate { trust_bundle, .. }) => {
-                let bundle = trust_bundle.as_ref().and_then(|name| snapshot.bundles.get(name));
-                (
-                    bundle.map(|pem| TrustBundle::parse(pem)).transpose()?,
-                    BTreeSet::new(),
-                )
+                let roots = |name| match snapshot.bundles.get(name).map(|pem| TrustBundle::parse(pem)) {
+                    Some(Ok(roots)) => roots,
+                    // A peer with roots of its own is never judged by the authority's.
+                    None => TrustBundle::default(),
+                    Some(Err(error)) => {
+                        tracing::error!(peer = peer.node, %error, "no certificate of the peer is accepted");
+                        TrustBundle::default()
+                    }
+                };
+                (trust_bundle.as_ref().map(roots), BTreeSet::new())
             }
             None if snapshot.host => (None, peer.trust.keys.clone()),
             Some(ExternalAuth::Psk) | None => continue,
@@ -103,5 +109,5 @@ fn hosts(snapshot: &Snapshot, desired: &Desired) -> Result<HashMap<PeerId, Expec
         };
         hosts.insert(*id, expected);
     }
-    Ok(hosts)
+    hosts
 }

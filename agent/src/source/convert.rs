@@ -11,8 +11,8 @@ use ipsecmesh_crds::identity::NodeIdentity;
 use ipsecmesh_crds::peer::Side;
 use ipsecmesh_crds::rank::{Narrowness, Rank};
 use ipsecmesh_crds::suite;
-use ipsecmesh_crds::support::Place;
-use ipsecmesh_crds::tunnel::{self, DpdAction, FailurePolicy};
+use ipsecmesh_crds::support::unsupported_fields;
+use ipsecmesh_crds::tunnel::{self, DpdAction, FailurePolicy, TrustBundle};
 use ipsecmesh_crds::units::ByteQuantity;
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
 use ipsecmesh_dataplane::Prefix;
@@ -39,21 +39,14 @@ pub(super) struct RankedTunnel {
     pub(super) rank: Rank,
     /// The tunnel; its order is given by the snapshot.
     pub(super) tunnel: Tunnel,
+    /// The external peer's roots, as the operator has read them.
+    pub(super) bundle: Option<TrustBundle>,
 }
 
 /// A tunnel. A spec that cannot be carried out leaves the way it was protected in force: an edit never opens cleartext.
 /// Without an earlier one there are no proposals: policies stand, and nothing passes them. A suspended tunnel stays as it
 /// was, until it is taken down.
 pub(super) fn tunnel(object: &IPsecTunnel, before: Option<&RankedTunnel>) -> Row<RankedTunnel> {
-    tunnel_at(Place::Cluster, object, before)
-}
-
-/// A tunnel in a cluster, or of a host without one.
-pub(super) fn tunnel_at(
-    place: Place,
-    object: &IPsecTunnel,
-    before: Option<&RankedTunnel>,
-) -> Row<RankedTunnel> {
     let Some(uid) = object.metadata.uid.clone() else {
         return Row {
             value: before.cloned(),
@@ -63,7 +56,7 @@ pub(super) fn tunnel_at(
     let earlier = before
         .map(|before| &before.tunnel)
         .filter(|before| before.uid == uid);
-    let problem = problem(place, &object.spec);
+    let problem = problem(&object.spec);
     let rank = Rank::of(object, Narrowness::default());
     let status = object.status.as_ref();
     let rollout = status
@@ -73,13 +66,14 @@ pub(super) fn tunnel_at(
             phase: rollout.phase,
         });
     let leaves = rollout.is_some_and(|rollout| rollout.phase.is_teardown());
+    let bundle = status.and_then(|status| status.trust_bundle.clone());
     if let Some(earlier) = earlier.filter(|_| object.spec.suspend && !leaves) {
         let tunnel = Tunnel {
             suspended: true,
             ..earlier.clone()
         };
         return Row {
-            value: Some(RankedTunnel { rank, tunnel }),
+            value: Some(RankedTunnel { rank, tunnel, bundle }),
             problem,
         };
     }
@@ -110,7 +104,7 @@ pub(super) fn tunnel_at(
         })
         .collect();
     Row {
-        value: Some(RankedTunnel { rank, tunnel }),
+        value: Some(RankedTunnel { rank, tunnel, bundle }),
         problem,
     }
 }
@@ -122,8 +116,8 @@ pub(crate) fn unranked(object: &IPsecTunnel) -> Tunnel {
 }
 
 /// What of the spec cannot be carried out.
-fn problem(place: Place, spec: &IPsecTunnelSpec) -> Option<String> {
-    let unsupported = place.unsupported(spec);
+fn problem(spec: &IPsecTunnelSpec) -> Option<String> {
+    let unsupported = unsupported_fields(spec);
     if !unsupported.is_empty() {
         let texts: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
         return Some(texts.join("; "));
@@ -397,8 +391,10 @@ pub(super) fn authority(object: &IPsecAuthority, _: Option<&Authority>) -> Row<A
 pub(super) fn node(object: &IPsecNode, _: Option<&OwnNode>) -> Row<OwnNode> {
     Row::good(OwnNode {
         object_uid: object.uid().unwrap_or_default(),
+        node_uid: object.spec.node_uid.clone(),
         generation: object.metadata.generation.unwrap_or_default(),
         certificate_generation: object.spec.certificate_generation,
+        sealed: object.spec.sealed_credentials.clone(),
         status: object.status.clone().map(Arc::new),
     })
 }

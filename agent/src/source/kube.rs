@@ -1,6 +1,8 @@
 //! The watches: four kinds, listed once and followed from then on. A watch that breaks leaves the last state in force;
 //! a list counts when it is complete; an object that does not parse takes no other down.
 
+mod credentials;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::Pin;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
+use ipsecmesh_crds::sealing::Opener;
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
@@ -21,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::model::{Authority, OwnNode, Peer, Tunnel};
 use crate::source::Snapshot;
 use crate::source::convert::{self, RankedTunnel};
+use crate::source::kube::credentials::Credentials;
 use crate::source::table::{Backoff, Table};
 use crate::task::Task;
 
@@ -32,10 +36,11 @@ pub(crate) fn follow(
     client: &Client,
     name: &str,
     metrics: &Metrics,
+    opener: Arc<Opener>,
 ) -> (watch::Receiver<Arc<Snapshot>>, Task) {
     let (publisher, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let follower = Follower {
-        objects: Objects::new(name),
+        objects: Objects::new(name, opener),
         publisher,
         metrics: metrics.clone(),
     };
@@ -163,16 +168,18 @@ struct Objects {
     peers: Table<Peer>,
     authorities: Table<Authority>,
     nodes: Table<OwnNode>,
+    credentials: Credentials,
 }
 
 impl Objects {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, opener: Arc<Opener>) -> Self {
         Self {
             name: name.to_owned(),
             tunnels: Table::default(),
             peers: Table::default(),
             authorities: Table::default(),
             nodes: Table::default(),
+            credentials: Credentials::new(opener),
         }
     }
 
@@ -180,10 +187,30 @@ impl Objects {
         match change {
             Change::Authority(event) => self.authorities.take(event, convert::authority),
             Change::Broken(..) => false,
-            Change::Node(event) => self.nodes.take(event, convert::node),
+            Change::Node(event) => {
+                let changed = self.nodes.take(event, convert::node);
+                if self.nodes.synced() {
+                    self.credentials.take(&self.name, self.nodes.find(&self.name));
+                }
+                changed
+            }
             Change::Peer(event) => self.peers.take(event, convert::peer),
             Change::Tunnel(event) => self.tunnels.take(event, convert::tunnel),
         }
+    }
+
+    /// Roots of external peers by what names them.
+    fn bundles(&self) -> BTreeMap<(String, String), String> {
+        let bundles = self
+            .tunnels
+            .values()
+            .filter_map(|(_, ranked)| ranked.bundle.as_ref());
+        bundles
+            .map(|bundle| {
+                let name = (bundle.name.clone(), bundle.key.clone());
+                (name, bundle.certificates.clone())
+            })
+            .collect()
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -200,6 +227,8 @@ impl Objects {
             ("IPsecAuthority", self.authorities.problems()),
             ("IPsecNode", self.nodes.problems()),
         ];
+        let sealed = self.credentials.problem().map(|text| (self.name.clone(), text));
+        let sealed = Some(("IPsecNode", sealed.into_iter().collect::<Vec<_>>()));
         Snapshot {
             synced: self.tunnels.synced()
                 && self.peers.synced()
@@ -214,11 +243,12 @@ impl Objects {
                 .values()
                 .map(|(name, value)| (name.to_owned(), value.clone()))
                 .collect(),
-            psks: BTreeMap::new(),
-            bundles: BTreeMap::new(),
+            psks: self.credentials.psks(),
+            bundles: self.bundles(),
             host: false,
             refused: refused
                 .into_iter()
+                .chain(sealed)
                 .flat_map(|(kind, problems)| {
                     problems
                         .into_iter()

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipsecmesh_crds::support::Place;
 use ipsecmesh_crds::tunnel::auth::DEFAULT_AUTHORITY;
 use ipsecmesh_crds::tunnel::{
     AuthType, EffectiveOverlay, FailurePolicy, RemoteType, SecretKeyRef, TrafficType,
@@ -145,7 +144,7 @@ impl Reader {
                 continue;
             }
             decide(&mut object);
-            let row = convert::tunnel_at(Place::Host, &object, self.tunnels.get(&document.name));
+            let row = convert::tunnel(&object, self.tunnels.get(&document.name));
             let row = complete(&object, row);
             if let Some(tunnel) = note(document, row, &mut refused) {
                 wanted.extend(psk_of(&object).map(|key| (document.name.clone(), key)));

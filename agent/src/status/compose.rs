@@ -6,7 +6,7 @@ use ipsecmesh_crds::IPsecNodeStatus;
 use ipsecmesh_crds::condition::{ConditionType, Finding, merge};
 use ipsecmesh_crds::node::{
     AgentInfo, Backend, CertificateInfo, DataplaneInfo, DetectedOverlay as ApiOverlay, NodeSummary,
-    TunnelReport,
+    SealingKey, TunnelReport,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -41,6 +41,8 @@ pub(crate) struct StatusInputs {
     pub(crate) probe: Option<Arc<ProbeReport>>,
     /// Devices that encapsulate; `None` before anybody looked.
     pub(crate) overlays: Option<Vec<DetectedOverlay>>,
+    /// What credentials are sealed to; `None` before a certificate speaks for it.
+    pub(crate) sealing_key: Option<SealingKey>,
     /// Name of the authority that issues.
     pub(crate) authority: String,
     /// Tunnels that a person has taken down.
@@ -93,7 +95,10 @@ pub(crate) fn compose(
                 .unwrap_or_default(),
             boot_id: inputs.boot.clone(),
         }),
-        sealing_key: None,
+        sealing_key: inputs
+            .sealing_key
+            .clone()
+            .or_else(|| before.and_then(|status| status.sealing_key.clone())),
         certificate: certificate(inputs, before),
         bundle_hash: bundle_hash(inputs),
         dataplane: Some(DataplaneInfo {

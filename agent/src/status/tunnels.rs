@@ -20,7 +20,7 @@ pub(crate) struct Standing<'a> {
     pub(crate) goal: &'a TunnelGoal,
     /// Its peers.
     pub(crate) counts: PeerCounts,
-    /// Peers that nobody can start with: they have published no key yet.
+    /// Nodes that nobody can start with: they have published no key yet.
     silent: u32,
     /// Those that fail, by the Node's name.
     pub(crate) failing: Vec<(&'a str, &'a FailureView)>,
@@ -43,7 +43,7 @@ fn of<'a>(goal: &'a TunnelGoal, desired: &Desired, view: &'a View) -> Standing<'
         desired
             .peers
             .get(peer)
-            .is_some_and(|peer| peer.trust.keys.is_empty())
+            .is_some_and(|peer| !peer.trust.uid.is_empty() && peer.trust.keys.is_empty())
     };
     for (node, children) in &goal.members {
         counts.desired += 1;
@@ -157,7 +157,12 @@ pub(crate) fn failures(standing: &[Standing<'_>]) -> Vec<ApiFailure> {
     let blamed = standing.iter().filter_map(|tunnel| {
         Some(ApiFailure {
             tunnel: tunnel.goal.name.clone(),
-            peer: tunnel.goal.members.keys().next().cloned().unwrap_or_default(),
+            peer: tunnel
+                .goal
+                .external
+                .as_ref()
+                .or_else(|| tunnel.goal.members.keys().next())?
+                .clone(),
             reason: "PeerUnusable".to_owned(),
             message: tunnel.goal.problem.clone()?,
             since: None,

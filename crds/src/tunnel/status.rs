@@ -41,6 +41,9 @@ pub struct IPsecTunnelStatus {
     /// The proposals in force, resolved from the suite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_proposals: Option<EffectiveProposals>,
+    /// The roots of the external peer, from `auth.certificate.trustBundleRef`; agents judge the peer by these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_bundle: Option<TrustBundle>,
     /// Some of the pairs that fail, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -147,6 +150,24 @@ pub struct EffectiveProposals {
     #[serde(default, rename = "childSA", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub child_sa: Vec<ChildProposal>,
+}
+
+/// The roots of an external peer, as the operator read them.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustBundle {
+    /// Name of the `ConfigMap`.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Key in it.
+    #[schemars(length(max = 253))]
+    pub key: String,
+    /// Fingerprint of the certificates.
+    #[schemars(length(max = 128))]
+    pub hash: String,
+    /// The certificates in PEM, without anything else that stood between them.
+    #[schemars(length(max = 16384))]
+    pub certificates: String,
 }
 
 /// A pair that fails.

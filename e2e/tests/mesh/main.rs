@@ -15,6 +15,7 @@ mod dataplane;
 mod edit;
 mod encrypt;
 mod evidence;
+mod external;
 mod host;
 mod hostile;
 mod idle;
@@ -23,6 +24,7 @@ mod install;
 mod kernels;
 mod lifecycle;
 mod nodes;
+mod outside;
 mod restart;
 mod standing;
 mod world;
@@ -83,6 +85,12 @@ const TRIALS: &[(&str, Check)] = &[
     ),
     ("nodes::added_and_removed", nodes::added_and_removed),
     ("kernels::mesh_of_three_kernels", kernels::mesh_of_three_kernels),
+    ("external::pre_shared_key", external::pre_shared_key),
+    ("external::trust_bundle", external::trust_bundle),
+    (
+        "external::nobody_else_is_sealed_to",
+        external::nobody_else_is_sealed_to,
+    ),
     ("host::without_a_capability", host::without_a_capability),
     ("host::without_esp", host::without_esp),
     ("host::with_the_port_taken", host::with_the_port_taken),

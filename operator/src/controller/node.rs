@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipsecmesh_crds::node::SealedCredential;
 use ipsecmesh_crds::peer::Membership;
 use ipsecmesh_crds::{
     AGENT_NOT_READY_TAINT, IPsecNode, IPsecNodeSpec, IPsecPeer, IPsecPeerSpec, Phase, identity,
@@ -52,11 +53,11 @@ async fn ensure_agent(context: &Context, facts: &NodeFacts) -> Result<Option<Arc
             .map(Arc::new),
     };
     if let Some(known) = known {
-        if known.spec.node_uid == facts.uid {
-            return Ok(Some(known));
+        if known.spec.node_uid != facts.uid {
+            delete_stale(context, &api, known.as_ref()).await?;
+            return Ok(None);
         }
-        delete_stale(context, &api, known.as_ref()).await?;
-        return Ok(None);
+        return drop_stale_credentials(context, &api, known).await.map(Some);
     }
     let mut made = IPsecNode::new(
         &facts.name,
@@ -71,6 +72,23 @@ async fn ensure_agent(context: &Context, facts: &NodeFacts) -> Result<Option<Arc
         .apply(&api, &made)
         .await
         .map(|made| Some(Arc::new(made)))
+}
+
+/// Takes away the credentials of tunnels that are gone.
+async fn drop_stale_credentials(
+    context: &Context,
+    api: &Api<IPsecNode>,
+    known: Arc<IPsecNode>,
+) -> Result<Arc<IPsecNode>, Error> {
+    let tunnels = &context.stores().tunnels;
+    let exists = |credential: &SealedCredential| tunnels.get(&ObjectRef::new(&credential.tunnel)).is_some();
+    if known.spec.sealed_credentials.iter().all(exists) {
+        return Ok(known);
+    }
+    let mut next = IPsecNode::clone(&known);
+    next.status = None;
+    next.spec.sealed_credentials.retain(exists);
+    context.writer().apply(api, &next).await.map(Arc::new)
 }
 
 /// The Node's IPsecPeer: made where it is missing, patched where an address, the boot or a membership's tunnel changed.
@@ -209,11 +227,6 @@ fn publication(context: &Context, facts: &NodeFacts) -> Publication {
 
 fn rules(context: &Context) -> AddressRules {
     let stores = context.stores();
-    let slices = stores.endpoints.state();
-    let endpoints = slices
-        .iter()
-        .flat_map(|slice| &slice.endpoints)
-        .flat_map(|endpoint| &endpoint.addresses);
     let cidrs = stores.service_cidrs.state();
     let services = cidrs
         .iter()
@@ -221,7 +234,7 @@ fn rules(context: &Context) -> AddressRules {
         .flat_map(|spec| spec.cidrs.iter().flatten());
     AddressRules {
         allowed: context.settings.node_cidrs.clone(),
-        api_server: endpoints.filter_map(|address| address.parse().ok()).collect(),
+        api_server: context.api_server(),
         services: services.filter_map(|text| text.parse::<Cidr>().ok()).collect(),
     }
 }

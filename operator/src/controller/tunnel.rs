@@ -1,5 +1,7 @@
 //! Tunnels: memberships, phases, conditions. Reads the stores, plans, writes what differs.
 
+mod credentials;
+mod findings;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,20 +14,20 @@ use ipsecmesh_crds::tunnel::{FailurePolicy, RolloutMode};
 use ipsecmesh_crds::{FINALIZER, IPsecNode, IPsecPeer, IPsecTunnel, Phase, phase};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
 
 use crate::apply::Error;
 use crate::context::Context;
-use crate::controller::authority::DEFAULT;
+use crate::controller::tunnel::findings::References;
+use crate::pki::sealing::Sealing;
 use crate::plan::address::NodeFacts;
-use crate::plan::echo::{Expected, Follower, Lag};
-use crate::plan::membership::{peer_counts, plan_members};
-use crate::plan::overlay::{Detected, Encapsulation, describe, detect};
+use crate::plan::echo::{Expected, Follower, Lag, Sas};
+use crate::plan::membership::{FarSide, peer_counts, plan_members};
+use crate::plan::overlay::Encapsulation;
 use crate::plan::rollout::{BLOCKED_AFTER, DRAIN, Goal, Situation, needs_drain, next_phase};
 use crate::plan::teardown::{Teardown, teardown};
 use crate::plan::transition::transition;
-use crate::verdict::{Findings, Problem};
+use crate::verdict::Findings;
 use crate::view;
 
 /// The writes of one membership change that are under way at once.
@@ -36,11 +38,14 @@ struct Look<'a> {
     context: &'a Context,
     tunnel: &'a IPsecTunnel,
     name: String,
+    far: FarSide,
     nodes: BTreeMap<String, NodeFacts>,
     peers: BTreeMap<String, Arc<IPsecPeer>>,
     agents: BTreeMap<String, Arc<IPsecNode>>,
     members: BTreeMap<String, Membership>,
     overlay: BTreeMap<Encapsulation, Option<Phase>>,
+    references: References,
+    sealings: BTreeMap<String, Sealing>,
     uninstalling: bool,
 }
 
@@ -57,9 +62,11 @@ pub(crate) async fn reconcile(tunnel: Arc<IPsecTunnel>, context: Arc<Context>) -
         context.writer().set_finalizer(&api, &*tunnel, true).await?;
         return Ok(Action::await_change());
     }
-    let look = Look::new(&context, &tunnel);
+    let mut look = Look::new(&context, &tunnel);
     let (mut findings, selected) = look.findings();
+    look.sealings = look.sealings(&selected);
     let plan = look.plan(&mut findings, selected);
+    credentials::write(&look, &plan.members).await?;
     write_members(&look, &plan.members).await?;
     if plan.done {
         context.writer().set_finalizer(&api, &*tunnel, false).await?;
@@ -123,18 +130,19 @@ impl<'a> Look<'a> {
                 .find(|membership| membership.tunnel == name)?;
             Some((node.clone(), membership.clone()))
         });
-        let marker = stores.lifecycle.state().iter().any(|config| {
-            config
-                .data
-                .as_ref()
-                .and_then(|data| data.get("uninstall"))
-                .is_some_and(|value| value == "true")
+        let marker = stores.config_maps.get(&context.lifecycle());
+        let marker = marker.is_some_and(|config| {
+            let value = config.data.as_ref().and_then(|data| data.get("uninstall"));
+            value.is_some_and(|value| value == "true")
         });
         Self {
             context,
             tunnel,
+            far: view::far_side(&tunnel.spec),
             members: members.collect(),
             overlay: view::published_overlay(tunnel),
+            references: References::default(),
+            sealings: BTreeMap::new(),
             uninstalling: marker,
             name,
             nodes,
@@ -150,117 +158,6 @@ impl<'a> Look<'a> {
             Goal::Permit
         } else {
             Goal::Enforce
-        }
-    }
-
-    /// What is wrong with the spec, and whom it selects.
-    fn findings(&self) -> (Findings, BTreeMap<String, Side>) {
-        let spec = &self.tunnel.spec;
-        let mut findings = Findings {
-            distrust: self.missing_policies(),
-            ..Findings::default()
-        };
-        if let Some(message) = crate::status::unsupported(ipsecmesh_crds::support::unsupported_fields(spec)) {
-            findings.accepted = Some(Problem::new("UnsupportedField", message));
-        }
-        let selectors = view::selectors(spec);
-        let sides = match &selectors {
-            Ok(selectors) => {
-                let sides = self
-                    .nodes
-                    .values()
-                    .filter_map(|node| Some((node.name.clone(), selectors.side(node)?)));
-                sides.collect()
-            }
-            Err(error) => {
-                findings.accepted = Some(Problem::new("InvalidSelector", error.to_string()));
-                BTreeMap::new()
-            }
-        };
-        let authority = spec.auth.authority().unwrap_or(DEFAULT);
-        if self
-            .context
-            .stores()
-            .authorities
-            .get(&ObjectRef::new(authority))
-            .is_none()
-        {
-            let message = format!(
-                "spec.auth.certificate.authorityRef.name: there is no IPsecAuthority {authority:?}; create it, or name one of: kubectl get ipsecauthorities"
-            );
-            findings.refs = Some(Problem::new("AuthorityNotFound", message));
-        }
-        if findings.accepted.is_none() && peer_counts(&sides).values().all(|count| *count == 0) {
-            let message = match sides.len() {
-                0 => "spec.local.nodeSelector and spec.remote.nodes.nodeSelector match no Linux node; compare them with: kubectl get nodes --show-labels".to_owned(),
-                count => format!(
-                    "spec.local.nodeSelector and spec.remote.nodes.nodeSelector match {count} node(s), but no pair with one node of each side; compare them with: kubectl get nodes --show-labels"
-                ),
-            };
-            findings.programmed = Some(Problem::new("NoNodesSelected", message));
-        }
-        (findings, sides)
-    }
-
-    /// Without the admission policies any agent could speak for another node.
-    fn missing_policies(&self) -> Option<Problem> {
-        let stores = self.context.stores();
-        let missing = self.context.settings.admission_policies.iter().filter(|name| {
-            stores.policies.get(&ObjectRef::new(name)).is_none()
-                || !stores.bindings.state().iter().any(|binding| {
-                    binding.spec.as_ref().and_then(|spec| spec.policy_name.as_ref()) == Some(*name)
-                })
-        });
-        let missing: Vec<String> = missing.cloned().collect();
-        (!missing.is_empty()).then(|| {
-            let message = format!(
-                "the ValidatingAdmissionPolicy {} or its binding is missing: reports of agents are not trusted without it; upgrade the chart",
-                missing.join(", ")
-            );
-            Problem::new("RolloutBlocked", message)
-        })
-    }
-
-    /// The encapsulations to protect, or why they are not known; what is published stays until others are agreed on.
-    fn encapsulations(&self, selected: &BTreeMap<String, Side>) -> Result<BTreeSet<Encapsulation>, Problem> {
-        let explicit = view::explicit_overlay(&self.tunnel.spec);
-        if !explicit.is_empty() {
-            return Ok(explicit);
-        }
-        let ready = selected
-            .keys()
-            .filter(|node| self.nodes.get(*node).is_some_and(|node| node.ready));
-        let reports = ready.map(|node| {
-            let report = self
-                .agents
-                .get(node)
-                .and_then(|agent| view::detected_overlay(agent));
-            (node.clone(), report)
-        });
-        match detect(&reports.collect()) {
-            Detected::Agreed(entries) => Ok(entries),
-            Detected::Mismatch(found) => Err(Problem::new(
-                "OverlayMismatch",
-                format!(
-                    "nodes have different overlays: {}; set spec.traffic.overlay",
-                    describe(&found)
-                ),
-            )),
-            Detected::Nothing if self.overlay.is_empty() => Err(Problem::new(
-                "NoOverlayDetected",
-                "no node has a VXLAN or Geneve device: set spec.traffic.overlay, or install the CNI"
-                    .to_owned(),
-            )),
-            Detected::Unknown(silent) if self.overlay.is_empty() => {
-                let nodes = crate::plan::echo::names(&silent);
-                Err(Problem::new(
-                    "AgentsNotReady",
-                    format!(
-                        "the agents of {nodes} have not reported their overlay yet: check that their pods run"
-                    ),
-                ))
-            }
-            Detected::Nothing | Detected::Unknown(_) => Ok(self.overlay.keys().copied().collect()),
         }
     }
 }
@@ -286,7 +183,8 @@ impl Look<'_> {
         };
         let rollout = view::rollout(self.tunnel);
         // Without nodes or traffic there is nothing to roll out yet.
-        let idle = rollout.is_none() && (goal == Goal::Remove || wanted.is_empty() || entries.is_empty());
+        let no_traffic = entries.is_empty() && self.far == FarSide::Nodes;
+        let idle = rollout.is_none() && (goal == Goal::Remove || wanted.is_empty() || no_traffic);
         let phase = rollout.map(|(_, phase)| phase).unwrap_or_default();
         let rest = plan_members(
             &self.name,
@@ -463,7 +361,7 @@ impl Look<'_> {
         selected: &BTreeMap<String, Side>,
         planned: &BTreeMap<String, Membership>,
     ) -> Vec<Follower> {
-        let counts = peer_counts(&self.sides());
+        let counts = peer_counts(&self.sides(), self.far);
         let all: BTreeSet<&String> = selected.keys().chain(self.members.keys()).collect();
         let follower = |name: &String| {
             let agent = self.agents.get(name).map(Arc::as_ref);
@@ -474,9 +372,11 @@ impl Look<'_> {
             Follower {
                 name: name.clone(),
                 ready: self.nodes.get(name).is_some_and(|node| node.ready),
-                published: planned.get(name) == self.members.get(name),
+                published: planned.get(name) == self.members.get(name) && self.has_credentials(name),
                 peers: counts.get(name).copied().unwrap_or_default(),
-                trouble: no_address.or_else(|| view::trouble(name, agent)),
+                trouble: no_address
+                    .or_else(|| view::trouble(name, agent))
+                    .or_else(|| self.sealing_trouble(name)),
                 echo: agent.and_then(|agent| view::echo(agent, &self.name)),
             }
         };
@@ -502,13 +402,15 @@ impl Look<'_> {
             .filter(|f| f.ready)
             .map(|f| f.name.as_str())
             .collect();
-        let unready = followers.len() - ready.len();
-        let lag = |follower: &Follower| {
-            Some((
-                follower.name.clone(),
-                follower.lag(expected, with_sas, &ready, unready)?,
-            ))
+        let sas = match (with_sas, self.far) {
+            (false, _) => Sas::Any,
+            (true, FarSide::External) => Sas::WithExternal,
+            (true, FarSide::Nodes) => Sas::WithReady {
+                ready: &ready,
+                unready: followers.len() - ready.len(),
+            },
         };
+        let lag = |follower: &Follower| Some((follower.name.clone(), follower.lag(expected, sas)?));
         followers
             .iter()
             .filter(|follower| follower.ready)

@@ -1,7 +1,10 @@
-//! The certificate authority: the only room of the operator that touches key bytes.
+//! The certificate authority and the credentials of external peers: the only room of the operator that touches key bytes.
 
+pub(crate) mod bundle;
 pub(crate) mod ca;
 pub(crate) mod profile;
+pub(crate) mod psk;
+pub(crate) mod sealing;
 pub(crate) mod signer;
 
 use std::fmt::Write as _;

@@ -56,7 +56,7 @@ pub(crate) struct Echo {
 /// A pair without an SA.
 #[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Failure {
-    /// The other node.
+    /// The other node, or the external peer's address.
     pub(crate) peer: String,
     /// A word in CamelCase.
     pub(crate) reason: String,
@@ -80,16 +80,25 @@ pub(crate) enum Lag {
     Pairs(Vec<Failure>),
 }
 
-impl Follower {
-    /// Why this node does not follow `expected`; `None` when it does. With `with_sas`, SAs with all Ready nodes have to
-    /// stand too. `unready` is the number of members that nobody waits for.
-    pub(crate) fn lag(
-        &self,
-        expected: &Expected,
-        with_sas: bool,
-        ready: &BTreeSet<&str>,
+/// Whose SAs have to stand before a node follows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sas<'a> {
+    /// Nobody's.
+    Any,
+    /// The external peer's: it echoes nothing, and its SA stands for that.
+    WithExternal,
+    /// Those of all Ready nodes.
+    WithReady {
+        /// Names of the Ready nodes.
+        ready: &'a BTreeSet<&'a str>,
+        /// How many members nobody waits for.
         unready: usize,
-    ) -> Option<Lag> {
+    },
+}
+
+impl Follower {
+    /// Why this node does not follow `expected`; `None` when it does.
+    pub(crate) fn lag(&self, expected: &Expected, sas: Sas<'_>) -> Option<Lag> {
         if let Some((reason, message)) = self.trouble.clone() {
             return Some(Lag::Agent { reason, message });
         }
@@ -101,31 +110,38 @@ impl Follower {
             && echo.transition == expected.transition;
         // Nothing has to stand once everything is removed.
         let stands = expected.phase == Phase::Removing || (echo.programmed && echo.desired >= self.peers);
-        let failures = echo.blocking(ready);
-        if with_sas && !failures.is_empty() {
+        let failures = echo.blocking(sas);
+        if !failures.is_empty() {
             return Some(Lag::Pairs(failures));
         }
         if !self.published || !follows || !stands {
             return Some(Lag::Behind);
         }
         let missing = echo.desired.saturating_sub(echo.established);
-        (with_sas && missing > unready).then_some(Lag::Behind)
+        let waits = match sas {
+            Sas::Any => false,
+            Sas::WithExternal => missing > 0,
+            Sas::WithReady { unready, .. } => missing > unready,
+        };
+        waits.then_some(Lag::Behind)
     }
 
     /// Whether the node has programmed what is published, SAs or not.
     pub(crate) fn is_programmed(&self, expected: &Expected) -> bool {
-        self.lag(expected, false, &BTreeSet::new(), 0).is_none()
+        self.lag(expected, Sas::Any).is_none()
     }
 }
 
 impl Echo {
-    /// The failures towards nodes that are Ready: a dead node must not hold up the others.
-    fn blocking(&self, ready: &BTreeSet<&str>) -> Vec<Failure> {
-        self.failures
-            .iter()
-            .filter(|failure| ready.contains(failure.peer.as_str()))
-            .cloned()
-            .collect()
+    /// The failures that hold the rollout up: those towards nodes that are Ready, for a dead node must not hold up the
+    /// others, and those towards the external peer.
+    fn blocking(&self, sas: Sas<'_>) -> Vec<Failure> {
+        let counts = |failure: &&Failure| match sas {
+            Sas::Any => false,
+            Sas::WithExternal => true,
+            Sas::WithReady { ready, .. } => ready.contains(failure.peer.as_str()),
+        };
+        self.failures.iter().filter(counts).cloned().collect()
     }
 }
 
@@ -222,7 +238,34 @@ mod tests {
         ];
         let ready = BTreeSet::from(["a", "b"]);
         for (name, follower, lag) in cases {
-            assert_eq!(follower.lag(&expected(), true, &ready, 0), lag, "{name}");
+            let sas = Sas::WithReady {
+                ready: &ready,
+                unready: 0,
+            };
+            assert_eq!(follower.lag(&expected(), sas), lag, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_external_peer_holds_up_by_its_sa() {
+        let failure = Failure {
+            peer: "192.0.2.10".to_owned(),
+            ..Failure::default()
+        };
+        let one = |established, failures: &[Failure]| {
+            follower(|f, e| {
+                (f.peers, e.desired, e.established) = (1, 1, established);
+                e.failures = failures.to_vec();
+            })
+        };
+        let fails = Lag::Pairs(vec![failure.clone()]);
+        for (follower, lag) in [
+            (one(1, &[]), None),
+            (one(0, &[]), Some(Lag::Behind)),
+            (one(0, &[failure]), Some(fails)),
+        ] {
+            assert_eq!(follower.lag(&expected(), Sas::WithExternal), lag);
+            assert!(follower.is_programmed(&expected()));
         }
     }
 
@@ -237,10 +280,11 @@ mod tests {
             echo.failed = 1;
             echo.failures = vec![failure];
         });
-        assert_eq!(
-            follower.lag(&expected(), true, &BTreeSet::from(["a", "b"]), 1),
-            None
-        );
+        let sas = Sas::WithReady {
+            ready: &BTreeSet::from(["a", "b"]),
+            unready: 1,
+        };
+        assert_eq!(follower.lag(&expected(), sas), None);
     }
 
     #[test]

@@ -10,11 +10,20 @@ use kube::core::{Selector, SelectorExt as _};
 use super::address::NodeFacts;
 use super::transition::transition;
 
-/// The parsed selectors of a tunnel between nodes.
+/// The parsed selectors of a tunnel. One to an external peer selects no node at its far side.
 #[derive(Clone, Debug)]
 pub(crate) struct Selectors {
     local: Selector,
-    remote: Selector,
+    remote: Option<Selector>,
+}
+
+/// The far side of a tunnel, as far as pairs are counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum FarSide {
+    /// One external peer.
+    External,
+    /// Nodes of the cluster.
+    Nodes,
 }
 
 /// A selector does not parse; the text names the field.
@@ -28,21 +37,22 @@ pub(crate) struct InvalidSelector {
 }
 
 impl Selectors {
-    /// Parses both selectors; an absent one selects all.
+    /// Parses both selectors; an absent one at the far side means that no node is there.
     pub(crate) fn parse(
-        local: Option<&LabelSelector>,
+        local: &LabelSelector,
         remote: Option<&LabelSelector>,
     ) -> Result<Self, InvalidSelector> {
-        let parse = |field: &'static str, selector: Option<&LabelSelector>| {
-            let selector = selector.cloned().unwrap_or_default();
-            Selector::try_from(selector).map_err(|error| InvalidSelector {
+        let parse = |field: &'static str, selector: &LabelSelector| {
+            Selector::try_from(selector.clone()).map_err(|error| InvalidSelector {
                 field,
                 cause: format!("{error}; operators are In, NotIn, Exists and DoesNotExist"),
             })
         };
         Ok(Self {
             local: parse("spec.local.nodeSelector", local)?,
-            remote: parse("spec.remote.nodes.nodeSelector", remote)?,
+            remote: remote
+                .map(|remote| parse("spec.remote.nodes.nodeSelector", remote))
+                .transpose()?,
         })
     }
 
@@ -53,7 +63,9 @@ impl Selectors {
         }
         match (
             self.local.matches(&node.labels),
-            self.remote.matches(&node.labels),
+            self.remote
+                .as_ref()
+                .is_some_and(|remote| remote.matches(&node.labels)),
         ) {
             (true, true) => Some(Side::Both),
             (true, false) => Some(Side::Local),
@@ -89,14 +101,15 @@ pub(crate) fn plan_members(
     next.filter_map(member).collect()
 }
 
-/// How many peers each member has: unordered pairs {a, b} with a local, b remote, a ≠ b.
-pub(crate) fn peer_counts(sides: &BTreeMap<String, Side>) -> BTreeMap<String, usize> {
+/// How many peers each member has: unordered pairs {a, b} with a local, b remote, a ≠ b; or the one external peer.
+pub(crate) fn peer_counts(sides: &BTreeMap<String, Side>, far: FarSide) -> BTreeMap<String, usize> {
     let count = |wanted: Side| sides.values().filter(|side| **side == wanted).count();
     let (local, remote, both) = (count(Side::Local), count(Side::Remote), count(Side::Both));
-    let peers = |side: Side| match side {
-        Side::Local => remote + both,
-        Side::Remote => local + both,
-        Side::Both => (local + remote + both).saturating_sub(1),
+    let peers = |side: Side| match (far, side) {
+        (FarSide::External, _) => 1,
+        (FarSide::Nodes, Side::Local) => remote + both,
+        (FarSide::Nodes, Side::Remote) => local + both,
+        (FarSide::Nodes, Side::Both) => (local + remote + both).saturating_sub(1),
     };
     sides
         .iter()
@@ -104,9 +117,13 @@ pub(crate) fn peer_counts(sides: &BTreeMap<String, Side>) -> BTreeMap<String, us
         .collect()
 }
 
-/// The number of pairs of a tunnel.
-pub(crate) fn pair_count(sides: &BTreeMap<String, Side>) -> usize {
-    peer_counts(sides).values().sum::<usize>() / 2
+/// The number of pairs of a tunnel: of nodes, or of each node with the external peer.
+pub(crate) fn pair_count(sides: &BTreeMap<String, Side>, far: FarSide) -> usize {
+    let ends: usize = peer_counts(sides, far).values().sum();
+    match far {
+        FarSide::External => ends,
+        FarSide::Nodes => ends / 2,
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +150,8 @@ mod tests {
 
     #[test]
     fn selectors_give_sides() {
-        let all = Selectors::parse(None, None).expect("empty selectors");
+        let any = LabelSelector::default();
+        let all = Selectors::parse(&any, Some(&any)).expect("empty selectors");
         assert_eq!(all.side(&node("a", &[])), Some(Side::Both));
         let windows = NodeFacts {
             linux: false,
@@ -144,17 +162,20 @@ mod tests {
         let app = selector(
             json!({"matchExpressions": [{"key": "pool", "operator": "In", "values": ["app", "db"]}]}),
         );
-        let selectors = Selectors::parse(Some(&db), Some(&app)).expect("selectors");
+        let selectors = Selectors::parse(&db, Some(&app)).expect("selectors");
         assert_eq!(selectors.side(&node("a", &[("pool", "db")])), Some(Side::Both));
         assert_eq!(selectors.side(&node("b", &[("pool", "app")])), Some(Side::Remote));
         assert_eq!(selectors.side(&node("c", &[])), None);
+        let external = Selectors::parse(&db, None).expect("selectors");
+        assert_eq!(external.side(&node("a", &[("pool", "db")])), Some(Side::Local));
+        assert_eq!(external.side(&node("b", &[("pool", "app")])), None);
     }
 
     #[test]
     fn a_bad_operator_names_the_field() {
         let bad =
             selector(json!({"matchExpressions": [{"key": "pool", "operator": "Near", "values": ["x"]}]}));
-        let error = Selectors::parse(None, Some(&bad))
+        let error = Selectors::parse(&LabelSelector::default(), Some(&bad))
             .expect_err("bad operator")
             .to_string();
         assert!(error.starts_with("spec.remote.nodes.nodeSelector: "), "{error}");
@@ -185,8 +206,11 @@ mod tests {
             (sides(&[("a", Side::Both)]), 0),
         ];
         for (sides, expected) in cases {
-            assert_eq!(pair_count(&sides), expected, "{sides:?}");
+            assert_eq!(pair_count(&sides, FarSide::Nodes), expected, "{sides:?}");
         }
+        let two = sides(&[("a", Side::Local), ("b", Side::Local)]);
+        assert_eq!(pair_count(&two, FarSide::External), 2);
+        assert_eq!(peer_counts(&two, FarSide::External).get("a"), Some(&1));
     }
 
     #[test]

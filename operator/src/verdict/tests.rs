@@ -5,6 +5,8 @@ use super::*;
 fn standing() -> Standing {
     Standing {
         first: false,
+        external: false,
+        psk_holders: 0,
         suspended: false,
         goal: Goal::Enforce,
         phase: Some(Phase::Enforcing),
@@ -264,5 +266,33 @@ fn a_blocked_rollout_names_the_nodes() {
     assert_eq!(
         enforced.message,
         "phase Permissive: waiting for c; look at the log of their agents"
+    );
+}
+
+#[test]
+fn a_key_that_several_nodes_share_is_said_unless_something_is_worse() {
+    let of_holders = |psk_holders, failing: &[(String, Failure)]| {
+        let standing = Standing {
+            external: true,
+            psk_holders,
+            failing: failing.to_vec(),
+            ..standing()
+        };
+        of(
+            &conditions(&Findings::default(), &standing),
+            ConditionType::Degraded,
+        )
+    };
+    let failure = Failure {
+        peer: "192.0.2.10".to_owned(),
+        reason: "PeerUnreachable".to_owned(),
+        message: "no answer".to_owned(),
+    };
+    let degraded = |reason: &str| Some((Truth::True, reason.to_owned()));
+    assert_eq!(of_holders(1, &[]), None);
+    assert_eq!(of_holders(2, &[]), degraded("SharedPSK"));
+    assert_eq!(
+        of_holders(2, &[("a".to_owned(), failure)]),
+        degraded("PeersFailing")
     );
 }

@@ -224,7 +224,7 @@ fn a_nat_that_forgets_its_mappings_is_followed() {
 fn re_authentication_never_leaves_an_end_without_its_pair() {
     let mut mix = Mix::default();
     mix.initiation = [Initiation::Eager; 2];
-    mix.ike_lifetime = Duration::from_secs(60);
+    mix.ike_lifetime = Duration::from_mins(1);
     for seed in 0..60 {
         let mut world = mesh(seed, 2, &mix);
         world.weather.delay = (0, seed);

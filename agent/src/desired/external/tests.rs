@@ -9,8 +9,11 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::desired::desired;
 use crate::fixture;
-use crate::model::{Membership, Peer, Psk, Remote, Resolved, Rollout, Tunnel};
+use crate::identity::directory;
+use crate::identity::trust::TrustBundle;
+use crate::model::{Authority, Membership, Peer, Psk, Remote, Resolved, Rollout, Tunnel};
 use crate::persist::Latch;
+use crate::source::Snapshot;
 
 const LOCAL: &str = "192.0.2.1";
 const REMOTE: &str = "192.0.2.2";
@@ -323,4 +326,49 @@ fn without_a_key_or_an_address_traffic_is_blocked_or_the_tunnel_says_why() {
     let desired = case.desired();
     assert!(desired.peers.is_empty());
     assert!(desired.tunnels[0].problem.is_some());
+}
+
+#[test]
+fn a_peer_with_roots_of_its_own_is_never_judged_by_the_authoritys() {
+    let root = || {
+        let key = rcgen::KeyPair::generate().expect("key");
+        let certificate = rcgen::CertificateParams::default().self_signed(&key);
+        certificate.expect("signed").pem()
+    };
+    let (authority, partner) = (root(), root());
+    let mut one = tunnel("one", vec![PacketSelector::default()]);
+    let name = ("partner".to_owned(), "ca.crt".to_owned());
+    external(&mut one).auth = ExternalAuth::Certificate {
+        authority: "default".to_owned(),
+        trust_bundle: Some(name.clone()),
+    };
+    let state = Case::new(vec![one.clone()]).desired();
+    let trusted = |bundles: &[&String]| {
+        let snapshot = Snapshot {
+            tunnels: vec![one.clone()],
+            bundles: bundles.iter().map(|pem| (name.clone(), (*pem).clone())).collect(),
+            ..Snapshot::default()
+        };
+        let authority = Authority {
+            name: "default".to_owned(),
+            trust_domain: "ipsecmesh.local".to_owned(),
+            lifetime: Duration::from_hours(1),
+            renew_at_percent: 50,
+            bundle: authority.clone(),
+            bundle_hash: None,
+        };
+        let directory = directory(&snapshot, &state, &authority).expect("a directory");
+        let mut hosts = directory.hosts.into_values();
+        hosts
+            .next()
+            .and_then(|host| host.trust)
+            .expect("roots of its own")
+    };
+    assert_eq!(
+        trusted(&[&partner]),
+        TrustBundle::parse(&partner).expect("a root")
+    );
+    assert_eq!(trusted(&[]), TrustBundle::default(), "not there yet");
+    let damaged = partner.replace("MII", "AAA");
+    assert_eq!(trusted(&[&damaged]), TrustBundle::default(), "damaged");
 }

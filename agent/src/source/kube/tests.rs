@@ -36,7 +36,8 @@ fn broken<K>(name: &str) -> DeserializeGuard<K> {
 
 /// All kinds listed, with `a` as the own node.
 fn listed() -> Objects {
-    let mut objects = Objects::new("a");
+    let opener = Arc::new(Opener::from_seed(&[1; 32]));
+    let mut objects = Objects::new("a", opener);
     for change in [
         Change::Tunnel(Event::Init),
         Change::Tunnel(Event::InitApply(tunnel("low", 1))),

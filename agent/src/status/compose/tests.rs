@@ -55,6 +55,7 @@ fn inputs(phase: Phase, pairs: &[(&str, Pair)]) -> StatusInputs {
         view.peers.insert(id, peer_view(node, *pair));
     }
     desired.tunnels.push(TunnelGoal {
+        external: None,
         name: "mesh".to_owned(),
         uid: "uid-mesh".to_owned(),
         rollout: Rollout { generation: 3, phase },
@@ -69,6 +70,7 @@ fn inputs(phase: Phase, pairs: &[(&str, Pair)]) -> StatusInputs {
         problem: None,
     });
     StatusInputs {
+        sealing_key: None,
         snapshot: Arc::new(snapshot()),
         desired: Arc::new(desired),
         view,
@@ -103,6 +105,8 @@ fn snapshot() -> Snapshot {
             memberships: Vec::new(),
         }),
         node: Some(OwnNode {
+            node_uid: String::new(),
+            sealed: Vec::new(),
             object_uid: "uid-inode".to_owned(),
             generation: 9,
             certificate_generation: 0,

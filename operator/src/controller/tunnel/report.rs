@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ipsecmesh_crds::rank::{Narrowness, Rank};
 use ipsecmesh_crds::tunnel::{
-    EffectiveProposals, FailingPair, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout, TunnelSummary,
+    AuthType, EffectiveProposals, FailingPair, IPsecTunnelStatus, NodeCounts, PairCounts, Rollout,
+    TrustBundle, TunnelSummary,
 };
 use ipsecmesh_crds::{IPsecPeer, IPsecTunnel, Phase};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,7 +16,7 @@ use kube::{Api, ResourceExt as _};
 use super::{Look, Plan};
 use crate::apply::Error;
 use crate::plan::echo::{Failure, Follower, Lag};
-use crate::plan::membership::pair_count;
+use crate::plan::membership::{FarSide, pair_count};
 use crate::plan::overlap::{Claim, Overlap, overlap};
 use crate::plan::rollout::Goal;
 use crate::verdict::{self, Findings, Problem, Standing};
@@ -51,7 +52,7 @@ impl Look<'_> {
                 programmed: count(programmed),
             }),
             pairs: Some(PairCounts {
-                desired: count(pair_count(&plan.selected)),
+                desired: count(pair_count(&plan.selected, self.far)),
                 failing: count(failing.len()),
             }),
             summary: Some(TunnelSummary {
@@ -61,6 +62,7 @@ impl Look<'_> {
                 ike: self.tunnel.spec.effective_ike_proposals(),
                 child_sa: self.tunnel.spec.effective_child_proposals(),
             }),
+            trust_bundle: self.trust_bundle(&before),
             failing_pairs: failing.into_iter().take(MAX_FAILING).collect(),
             conditions: crate::status::merge(
                 &before.conditions,
@@ -83,6 +85,15 @@ impl Look<'_> {
         Ok(())
     }
 
+    /// The external peer's roots. Those in force stay while the reference leads to none that are good.
+    fn trust_bundle(&self, before: &IPsecTunnelStatus) -> Option<TrustBundle> {
+        let certificate = self.tunnel.spec.auth.certificate.as_ref()?;
+        let reference = certificate.trust_bundle_ref.as_ref()?;
+        let meant = |known: &&TrustBundle| (&known.name, &known.key) == (&reference.name, &reference.key);
+        let known = before.trust_bundle.as_ref().filter(meant);
+        self.references.bundle.clone().or_else(|| known.cloned())
+    }
+
     fn standing(&self, plan: &Plan) -> Standing {
         let lagging = |wanted: fn(&Lag) -> bool| {
             plan.lags
@@ -98,13 +109,18 @@ impl Look<'_> {
                 let (reason, message) = follower.trouble.clone()?;
                 Some((follower.name.clone(), Problem::new(&reason, message)))
             });
-        let failing = plan.failing_of_ready();
+        let failing = plan.failing_of_ready(self.far);
         Standing {
             first: self
                 .tunnel
                 .status
                 .as_ref()
                 .is_none_or(|status| status.conditions.is_empty()),
+            external: self.far == FarSide::External,
+            psk_holders: match self.tunnel.spec.auth.type_ {
+                AuthType::Psk => plan.selected.len(),
+                AuthType::Certificate => 0,
+            },
             suspended: self.tunnel.spec.suspend,
             goal: plan.goal,
             phase: plan.rollout.map(|(_, phase)| phase),
@@ -239,8 +255,8 @@ impl Plan {
         pairs.collect()
     }
 
-    /// Those between nodes that are Ready.
-    fn failing_of_ready(&self) -> Vec<(String, Failure)> {
+    /// Those between nodes that are Ready, and those of Ready nodes with the external peer.
+    fn failing_of_ready(&self, far: FarSide) -> Vec<(String, Failure)> {
         let ready: BTreeSet<&str> = self
             .followers
             .iter()
@@ -259,7 +275,7 @@ impl Plan {
             .iter()
             .filter(|follower| follower.ready)
             .flat_map(of);
-        all.filter(|(_, failure)| ready.contains(failure.peer.as_str()))
+        all.filter(|(_, failure)| far == FarSide::External || ready.contains(failure.peer.as_str()))
             .collect()
     }
 }
@@ -288,14 +304,21 @@ fn ready_reason(status: &IPsecTunnelStatus) -> Option<String> {
 
 /// Reasons that are worth an Event: not those of every rollout.
 fn event_reason(reason: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 22] = [
+    const KNOWN: [&str; 35] = [
         "AddressConflict",
+        "AdmissionPolicyMissing",
         "AgentsNotReady",
         "AuthenticationFailed",
         "AuthorityNotFound",
         "CertificateDenied",
+        "ConfigMapKeyMissing",
+        "ConfigMapNotFound",
+        "Conflicted",
         "DataplaneRefused",
+        "InvalidPSK",
+        "InvalidPeerAddress",
         "InvalidSelector",
+        "InvalidTrustBundle",
         "KernelUnsupported",
         "MissingCapability",
         "NoCommonAddressFamily",
@@ -305,12 +328,18 @@ fn event_reason(reason: &str) -> Option<&'static str> {
         "OverlayMismatch",
         "Overridden",
         "PeerUnreachable",
+        "PeerUnusable",
         "PortInUse",
         "ProtocolError",
         "RolloutBlocked",
+        "SealingKeyMissing",
+        "SealingKeyUntrusted",
+        "SecretKeyMissing",
+        "SecretNotFound",
         "SocketFailed",
         "TSUnacceptable",
         "UnsupportedField",
+        "WeakPSK",
     ];
     KNOWN.into_iter().find(|known| *known == reason)
 }
