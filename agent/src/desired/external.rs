@@ -153,7 +153,7 @@ impl Far<'_> {
             &leader.external.local_identity,
             &leader.external.auth,
         );
-        if ours != theirs || self.auth(inputs) != leader.auth(inputs) {
+        if ours != theirs || !agree(self.auth(inputs).as_ref(), leader.auth(inputs).as_ref()) {
             return Some(format!(
                 "spec.remote.external: tunnel {} has the same peer {address} with other identities or authentication, and \
                  one IKE SA serves both: give them the same, or take one away",
@@ -362,6 +362,22 @@ impl Far<'_> {
     fn is_tunnel(&self) -> bool {
         self.view.tunnel.mode == Mode::Tunnel
     }
+}
+
+/// Whether two tunnels to one peer are authenticated alike. While a pre-shared key changes, the one may have its new
+/// generation a moment before the other one.
+fn agree(ours: Option<&PeerAuth>, theirs: Option<&PeerAuth>) -> bool {
+    let (
+        Some(PeerAuth::Psk { current, previous }),
+        Some(PeerAuth::Psk {
+            current: other,
+            previous: before,
+        }),
+    ) = (ours, theirs)
+    else {
+        return ours == theirs;
+    };
+    current == other || previous.as_ref() == Some(other) || before.as_ref() == Some(current)
 }
 
 /// Names under which the SAs of a tunnel to an external peer get reqids.

@@ -372,3 +372,24 @@ fn a_peer_with_roots_of_its_own_is_never_judged_by_the_authoritys() {
     let damaged = partner.replace("MII", "AAA");
     assert_eq!(trusted(&[&damaged]), TrustBundle::default(), "damaged");
 }
+
+#[test]
+fn two_generations_of_one_key_agree() {
+    let psk = |current: u8, previous: Option<u8>| PeerAuth::Psk {
+        current: Zeroizing::new(vec![current; 32]),
+        previous: previous.map(|previous| Zeroizing::new(vec![previous; 32])),
+    };
+    for (ours, theirs, alike) in [
+        (psk(1, None), psk(1, None), true),
+        (psk(1, None), psk(2, Some(1)), true),
+        (psk(2, Some(1)), psk(1, None), true),
+        (psk(2, None), psk(2, Some(1)), true),
+        (psk(1, None), psk(2, None), false),
+        (psk(3, Some(2)), psk(1, None), false),
+        (psk(1, None), PeerAuth::Certificate, false),
+        (PeerAuth::Certificate, PeerAuth::Certificate, true),
+    ] {
+        assert_eq!(agree(Some(&ours), Some(&theirs)), alike, "{ours:?} {theirs:?}");
+    }
+    assert!(!agree(Some(&psk(1, None)), None), "its key has not come yet");
+}

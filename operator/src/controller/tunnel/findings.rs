@@ -57,6 +57,8 @@ impl Look<'_> {
             findings.accepted = self.bad_peer(&sides);
         }
         match self.resolve() {
+            // What stands stays as it is while the tunnel is suspended.
+            Ok(_) if spec.suspend => {}
             Ok(references) => self.references = references,
             Err(problem) => findings.refs = Some(problem),
         }
