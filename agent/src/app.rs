@@ -114,7 +114,7 @@ struct State {
     /// Peers of the last complete snapshot, to see who left.
     peers: BTreeMap<String, Peer>,
     departed: Vec<Departed>,
-    /// Serial number of the certificate that the engine has.
+    /// Fingerprint of the certificates that the engine has.
     credentials: Option<String>,
     /// The bundle by which the engine's peers are judged.
     trusted: Option<String>,
@@ -146,6 +146,7 @@ impl App {
             .map_err(io(BOOT_ID))?
             .trim()
             .to_owned();
+        let provider = provider(args.crypto_provider)?;
         let metrics = Metrics::new();
         let view = SharedView::new();
         let verifier = Arc::new(DirectoryVerifier::default());
@@ -153,7 +154,7 @@ impl App {
         let (report, reports) = watch::channel(None);
         // The thread ends with the channel's sender; nobody waits for it.
         start::start(Setting {
-            provider: provider(args.crypto_provider)?,
+            provider,
             boot: convert::boot_id(&boot).map_err(AppError::Other)?,
             verifier: Arc::<DirectoryVerifier>::clone(&verifier),
             remembered: store.last().policies.iter().map(Into::into).collect(),
@@ -176,7 +177,7 @@ impl App {
         let mut tasks = serve(&args, shared, &metrics).await?;
         let (overlays, task) = overlay::follow();
         tasks.push(task);
-        let origin = Origin::open(&args, &metrics, inputs).await?;
+        let origin = Origin::open(&args, provider, &metrics, inputs).await?;
         tasks.extend(origin.tasks);
         let (addresses, asked) = watch::channel(Addresses::default());
         let (resolved, task) = resolve::follow(asked);
@@ -524,13 +525,14 @@ impl App {
             self.snapshots.borrow().own.as_ref().is_some_and(|own| {
                 own.keys.is_empty() || own.keys.contains(&certificate.leaf.key_fingerprint())
             });
-        if !published || self.state.credentials.as_ref() == Some(&certificate.leaf.serial) {
+        let fingerprint = certificate.fingerprint();
+        if !published || self.state.credentials.as_ref() == Some(&fingerprint) {
             return Ok(());
         }
         let command = EngineCommand::SetCredentials(CredentialsCommand(signer::credentials(certificate)));
         if self.tell_engine(command)? {
             self.metrics.certificate(certificate.leaf.not_after);
-            self.state.credentials = Some(certificate.leaf.serial.clone());
+            self.state.credentials = Some(fingerprint);
         }
         Ok(())
     }

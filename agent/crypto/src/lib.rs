@@ -9,7 +9,7 @@ mod modp;
 pub mod rustcrypto;
 mod shared;
 
-pub use key::InvalidPrivateKey;
+pub use key::{InvalidPrivateKey, KeyEncoding, PrivateKey, private_key};
 
 use ipsecmesh_ike::crypto::Provider;
 

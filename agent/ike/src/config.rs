@@ -75,12 +75,29 @@ pub trait Signer: Send + Sync {
     fn sign(&self, algorithm: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, SignError>;
 }
 
-/// A signature algorithm of RFC 7427.
+/// A signature algorithm of RFC 7427. Which curve ECDSA is on, the key says: RFC 7427 §3 leaves every hash to every curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum SignatureAlgorithm {
-    /// ECDSA on P-256 with SHA2-256, DER-encoded `Ecdsa-Sig-Value`.
-    EcdsaP256Sha256,
+    /// ECDSA with SHA2-256, as DER-encoded `Ecdsa-Sig-Value`.
+    EcdsaSha256,
+    /// ECDSA with SHA2-384, likewise.
+    EcdsaSha384,
+    /// ECDSA with SHA2-512, likewise.
+    EcdsaSha512,
+    /// Ed25519, which hashes by itself (RFC 8420).
+    Ed25519,
+    /// RSASSA-PKCS1-v1_5 with SHA2-256: verified, never signed with (RFC 8247 §3.2).
+    RsaPkcs1Sha256,
+    /// RSASSA-PKCS1-v1_5 with SHA2-384, likewise.
+    RsaPkcs1Sha384,
+    /// RSASSA-PKCS1-v1_5 with SHA2-512, likewise.
+    RsaPkcs1Sha512,
+    /// RSASSA-PSS with SHA2-256 for the message and for MGF1, and a salt as long as the hash (RFC 4055 §3.1).
+    RsaPssSha256,
+    /// RSASSA-PSS with SHA2-384, likewise.
+    RsaPssSha384,
+    /// RSASSA-PSS with SHA2-512, likewise.
+    RsaPssSha512,
 }
 
 /// The key did not sign. The reason is the driver's to log.
@@ -100,8 +117,8 @@ pub trait CertificateVerifier: Send + Sync {
         at: WallTime,
     ) -> Result<Vec<u8>, CertificateError>;
 
-    /// SHA-1 hashes of the trust anchors' SubjectPublicKeyInfo, for CERTREQ (RFC 7296 §3.7).
-    fn authorities(&self) -> Vec<[u8; 20]>;
+    /// SHA-1 hashes of the SubjectPublicKeyInfo of the trust anchors that `peer` is judged by, for CERTREQ (RFC 7296 §3.7).
+    fn authorities(&self, peer: PeerId) -> Vec<[u8; 20]>;
 }
 
 /// Why a certificate is refused; told to the driver, never to the peer.

@@ -21,6 +21,7 @@ mod command;
 pub mod config;
 mod cookie;
 pub mod crypto;
+mod der;
 mod endpoint;
 mod exchange;
 mod jitter;

@@ -296,7 +296,7 @@ fn identities_survive_the_wire() {
 #[test]
 fn auth_data_of_rfc_7427() {
     let auth = SignatureAuth {
-        algorithm: SignatureAlgorithm::EcdsaP256Sha256,
+        algorithm: SignatureAlgorithm::EcdsaSha256,
         signature: vec![1, 2, 3],
     };
     let data = auth.to_auth().expect("short").data;
@@ -309,11 +309,113 @@ fn auth_data_of_rfc_7427() {
         assert!(SignatureAuth::decode(&data[..length]).is_err(), "{length}");
     }
     let mut other = data;
-    other[12] = 3; // ecdsa-with-SHA384
+    other[12] = 1; // ecdsa-with-SHA224
     assert_eq!(
         SignatureAuth::decode(&other).expect_err("not verified").field,
         "AUTH.algorithm"
     );
+}
+
+/// Every algorithm with its AlgorithmIdentifier as RFC 7427 appendix A, RFC 8420 and RFC 4055 write it.
+#[test]
+fn algorithm_identifiers_of_rfc_7427() {
+    let rsa = "06092a864886f70d0101";
+    let hash = |number: u8| format!("300d060960864801650304020{number}0500");
+    let pss = |number: u8, salt: u8| {
+        format!(
+            "3041{rsa}0a3034a00f{}a11c301a{rsa}08{}a2030201{salt:02x}",
+            hash(number),
+            hash(number)
+        )
+    };
+    for (algorithm, identifier) in [
+        (
+            SignatureAlgorithm::EcdsaSha256,
+            "300a06082a8648ce3d040302".to_owned(),
+        ),
+        (
+            SignatureAlgorithm::EcdsaSha384,
+            "300a06082a8648ce3d040303".to_owned(),
+        ),
+        (
+            SignatureAlgorithm::EcdsaSha512,
+            "300a06082a8648ce3d040304".to_owned(),
+        ),
+        (SignatureAlgorithm::Ed25519, "300506032b6570".to_owned()),
+        (SignatureAlgorithm::RsaPkcs1Sha256, format!("300d{rsa}0b0500")),
+        (SignatureAlgorithm::RsaPkcs1Sha384, format!("300d{rsa}0c0500")),
+        (SignatureAlgorithm::RsaPkcs1Sha512, format!("300d{rsa}0d0500")),
+        (SignatureAlgorithm::RsaPssSha256, pss(1, 32)),
+        (SignatureAlgorithm::RsaPssSha384, pss(2, 48)),
+        (SignatureAlgorithm::RsaPssSha512, pss(3, 64)),
+    ] {
+        let auth = SignatureAuth {
+            algorithm,
+            signature: vec![1, 2, 3],
+        };
+        let data = auth.to_auth().expect("short").data;
+        assert_eq!(data, method_14(&identifier), "{algorithm}");
+        assert_eq!(SignatureAuth::decode(&data), Ok(auth));
+    }
+}
+
+/// RFC 4055 §2.1 and §3.1 leave NULL and the default trailer to the sender; what is not as it must be is refused.
+#[test]
+fn rsa_identifiers_have_several_spellings_and_no_sha_1() {
+    let rsa = "06092a864886f70d0101";
+    let decoded = |identifier: &str| SignatureAuth::decode(&method_14(identifier)).map(|auth| auth.algorithm);
+    let (long, short) = ("300d06096086480165030402010500", "300b0609608648016503040201");
+    let sequence = |content: &str| format!("30{:02x}{content}", content.len() / 2);
+    let pss = |hash: &str, mask: &str, salt: &str, trailer: &str| {
+        let field = |tag: &str, content: &str| format!("{tag}{:02x}{content}", content.len() / 2);
+        let mask = field("a1", &sequence(&format!("{rsa}08{mask}")));
+        let content = format!("{}{mask}{}{trailer}", field("a0", hash), field("a2", salt));
+        sequence(&format!("{rsa}0a{}", sequence(&content)))
+    };
+    for (hash, mask, trailer) in [
+        (long, short, ""),
+        (short, long, ""),
+        (short, short, "a303020101"),
+        (long, long, "a303020101"),
+    ] {
+        let said = decoded(&pss(hash, mask, "020120", trailer));
+        assert_eq!(said, Ok(SignatureAlgorithm::RsaPssSha256));
+    }
+    assert_eq!(
+        decoded(&format!("300b{rsa}0b")),
+        Ok(SignatureAlgorithm::RsaPkcs1Sha256)
+    );
+    let sha512 = "300d06096086480165030402030500";
+    for refused in [
+        // SHA-1 by its name, by its own parameters, and by the defaults of RSASSA-PSS.
+        format!("300d{rsa}050500"),
+        "300906072a8648ce3d0401".to_owned(),
+        format!("300d{rsa}0a3000"),
+        format!("300b{rsa}0a"),
+        // Two hashes, a salt of another length, another trailer, a tail.
+        pss(long, sha512, "020120", ""),
+        pss(long, long, "020140", ""),
+        pss(long, long, "02020020", ""),
+        pss(long, long, "020120", "a303020102"),
+        pss(long, long, "020120", "a3030201010500"),
+        // Parameters where there are none.
+        "300c06082a8648ce3d0403020500".to_owned(),
+        "300706032b65700500".to_owned(),
+        // Ed448 (RFC 8420), which is not verified.
+        "300506032b6571".to_owned(),
+    ] {
+        assert!(decoded(&refused).is_err(), "{refused}");
+    }
+}
+
+/// The data of an AUTH payload of method 14 with a signature of three bytes.
+fn method_14(identifier: &str) -> Vec<u8> {
+    let bytes: Vec<u8> = (0..identifier.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&identifier[at..at + 2], 16).expect("hex"))
+        .collect();
+    let length = u8::try_from(bytes.len()).expect("short");
+    [&[length], bytes.as_slice(), &[1, 2, 3]].concat()
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipsecmesh_ike::crypto::Provider;
 use kube::{Api, Client, Config};
 use tokio::sync::watch;
 
-use crate::app::{AppError, provider};
+use crate::app::AppError;
 use crate::args::RunArgs;
 use crate::identity::keystore::Keystore;
 use crate::identity::renew::{IdentityState, Renewal, Wanted};
@@ -39,12 +40,13 @@ impl Origin {
     /// Opens what the flags name. Nothing asks for an API server where files are read.
     pub(super) async fn open(
         args: &RunArgs,
+        provider: &'static Provider,
         metrics: &Metrics,
         inputs: watch::Receiver<Option<Arc<StatusInputs>>>,
     ) -> Result<Self, AppError> {
         match (&args.manifests, &args.node_name) {
-            (Some(_), name) => host(args, name.as_deref()),
-            (None, Some(name)) => cluster(args, name, metrics, inputs).await,
+            (Some(_), name) => host(args, provider, name.as_deref()),
+            (None, Some(name)) => cluster(args, provider, name, metrics, inputs).await,
             (None, None) => Err(AppError::Other("--node-name: who is this node?".to_owned())),
         }
     }
@@ -52,15 +54,16 @@ impl Origin {
 
 async fn cluster(
     args: &RunArgs,
+    provider: &'static Provider,
     node: &str,
     metrics: &Metrics,
     inputs: watch::Receiver<Option<Arc<StatusInputs>>>,
 ) -> Result<Origin, AppError> {
-    let keystore =
-        Keystore::open(args.state_dir.join("identity")).map_err(|e| AppError::Other(e.to_string()))?;
+    let keystore = Keystore::open(args.state_dir.join("identity"), provider)
+        .map_err(|e| AppError::Other(e.to_string()))?;
     let client = client().await?;
-    let random = provider(args.crypto_provider)?.random;
-    let sealing = Sealing::open(keystore.clone(), random).map_err(|e| AppError::Other(e.to_string()))?;
+    let sealing =
+        Sealing::open(keystore.clone(), provider.random).map_err(|e| AppError::Other(e.to_string()))?;
     let opener = Arc::clone(sealing.opener());
     let (snapshots, watches) = api::follow(&client, node, metrics, opener);
     let (wanted, identity, renewal) = renewal(&client, keystore);
@@ -79,7 +82,7 @@ async fn cluster(
     })
 }
 
-fn host(args: &RunArgs, name: Option<&str>) -> Result<Origin, AppError> {
+fn host(args: &RunArgs, provider: &'static Provider, name: Option<&str>) -> Result<Origin, AppError> {
     let folder = args.manifests.clone().unwrap_or_default();
     if !folder.is_dir() {
         return Err(AppError::Other(format!(
@@ -94,7 +97,7 @@ fn host(args: &RunArgs, name: Option<&str>) -> Result<Origin, AppError> {
             .trim()
             .to_owned(),
     };
-    let files = manifests::follow(folder, &name);
+    let files = manifests::follow(folder, &name, provider);
     Ok(Origin {
         snapshots: files.snapshots,
         identity: files.identity,

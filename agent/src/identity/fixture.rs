@@ -1,7 +1,6 @@
 //! An authority for tests: it issues what the operator issues, and what it never would.
 
-use std::sync::Arc;
-
+use ipsecmesh_crypto::{KeyEncoding, PROVIDERS, private_key};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -90,8 +89,9 @@ impl Authority {
 
     /// A node's certificate with a key of its own, as it is on disk right after it was issued.
     pub(super) fn node(&self, request: Request<'_>) -> NodeCertificate {
-        let key = Arc::new(KeyPair::generate().expect("key"));
+        let key = KeyPair::generate().expect("key");
         let der = self.issue(&key, request);
+        let key = private_key(PROVIDERS[0], KeyEncoding::Pkcs8, key.serialized_der()).expect("a signer");
         NodeCertificate::new(key, vec![der], 1, request.not_before + 300).expect("matching")
     }
 }

@@ -5,13 +5,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipsecmesh_ike::crypto::SecureRandom;
+use ipsecmesh_crypto::{KeyEncoding, PrivateKey, private_key};
+use ipsecmesh_ike::crypto::{Provider, SecureRandom};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
-use crate::identity::leaf::{Leaf, hex};
+use crate::identity::leaf::{Leaf, fingerprint, hex};
 use crate::persist::{private_folder, write_private};
 
 const CURRENT: &str = "node.pem";
@@ -24,8 +25,8 @@ const ISSUED: &str = "issuedAt: ";
 /// A certificate of this node with its key.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeCertificate {
-    /// The private key. Its `Debug` output shows the public half only.
-    pub(crate) key: Arc<KeyPair>,
+    /// Signs with the private key, and never shows it.
+    pub(crate) key: Arc<dyn PrivateKey>,
     /// Leaf first, without the trust anchor.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     /// The leaf, parsed.
@@ -40,6 +41,7 @@ pub(crate) struct NodeCertificate {
 #[derive(Clone, Debug)]
 pub(crate) struct Keystore {
     folder: PathBuf,
+    provider: &'static Provider,
 }
 
 /// A file of the keystore cannot be used. Never holds the file's content.
@@ -66,14 +68,14 @@ pub(crate) enum KeystoreError {
 impl NodeCertificate {
     /// Joins a key and the chain that was issued for it; refuses a certificate for another key.
     pub(crate) fn new(
-        key: Arc<KeyPair>,
+        key: Arc<dyn PrivateKey>,
         chain: Vec<CertificateDer<'static>>,
         generation: i64,
         issued_at: u64,
     ) -> Result<Self, String> {
         let first = chain.first().ok_or("no certificate")?;
         let leaf = Leaf::parse(first).map_err(|e| e.to_string())?;
-        if leaf.spki != public_key(&key) {
+        if leaf.spki != key.public_key() {
             return Err("the certificate is for another key".to_owned());
         }
         Ok(Self {
@@ -84,27 +86,19 @@ impl NodeCertificate {
             issued_at,
         })
     }
-}
 
-/// The certificate of a host without a cluster: chain and key as somebody else has issued them.
-pub(crate) fn from_pem(chain: &str, key: &str) -> Result<NodeCertificate, String> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|e| format!("tls.crt: {e}"))?;
-    let key = parse_key(key).map_err(|e| {
-        format!(
-            "tls.key: {e}: make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`, or convert it \
-             with `openssl pkcs8 -topk8 -nodes`"
-        )
-    })?;
-    NodeCertificate::new(Arc::new(key), chain, 0, 0).map_err(|e| format!("tls.crt: {e}"))
+    /// Fingerprint of the whole chain: another intermediate is another one, too.
+    pub(crate) fn fingerprint(&self) -> String {
+        let chain: Vec<&[u8]> = self.chain.iter().map(AsRef::as_ref).collect();
+        fingerprint(&chain.concat())
+    }
 }
 
 impl Keystore {
     /// Opens the folder, making it with mode 0700 where it does not exist.
-    pub(crate) fn open(folder: PathBuf) -> Result<Self, KeystoreError> {
+    pub(crate) fn open(folder: PathBuf, provider: &'static Provider) -> Result<Self, KeystoreError> {
         match private_folder(&folder) {
-            Ok(()) => Ok(Self { folder }),
+            Ok(()) => Ok(Self { folder, provider }),
             Err(source) => Err(KeystoreError::Io { path: folder, source }),
         }
     }
@@ -119,24 +113,32 @@ impl Keystore {
             path: path.clone(),
             reason,
         };
-        let key = parse_key(&text).map_err(content)?;
+        let key = parse_key(&text)
+            .and_then(|key| self.signer(&key))
+            .map_err(content)?;
         let chain: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|e| content(e.to_string()))?;
         let generation = field(&text, GENERATION).unwrap_or_default();
         let issued_at = field(&text, ISSUED).unwrap_or_default();
-        NodeCertificate::new(Arc::new(key), chain, generation, issued_at)
+        NodeCertificate::new(key, chain, generation, issued_at)
             .map(Some)
             .map_err(content)
     }
 
-    /// Makes `certificate` the one in use; the pending key is done with.
-    pub(crate) fn store(&self, certificate: &NodeCertificate) -> Result<(), KeystoreError> {
+    /// The same key as the engine may use it.
+    pub(crate) fn signer(&self, key: &KeyPair) -> Result<Arc<dyn PrivateKey>, String> {
+        private_key(self.provider, KeyEncoding::Pkcs8, key.serialized_der())
+            .map_err(|error| format!("the private key: {error}"))
+    }
+
+    /// Makes `certificate`, which was issued for `key`, the one in use; the pending key is done with.
+    pub(crate) fn store(&self, certificate: &NodeCertificate, key: &KeyPair) -> Result<(), KeystoreError> {
         let mut text = Zeroizing::new(format!(
             "{GENERATION}{}\n{ISSUED}{}\n",
             certificate.generation, certificate.issued_at
         ));
-        text.push_str(&Zeroizing::new(certificate.key.serialize_pem()));
+        text.push_str(&Zeroizing::new(key.serialize_pem()));
         for der in &certificate.chain {
             text.push_str(&pem("CERTIFICATE", der));
         }
@@ -262,6 +264,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use ipsecmesh_crypto::PROVIDERS;
     use rcgen::CertificateParams;
 
     use super::*;
@@ -270,22 +273,23 @@ mod tests {
     fn key_and_certificate_survive_a_restart_and_are_private() {
         let folder = tempfile::tempdir().expect("folder");
         let state = folder.path().join("state");
-        let store = Keystore::open(state.clone()).expect("opened");
+        let store = Keystore::open(state.clone(), PROVIDERS[0]).expect("opened");
         assert!(store.load().expect("readable").is_none());
 
-        let key = Arc::new(store.pending_key().expect("key"));
+        let key = store.pending_key().expect("key");
         let mode = |path: &std::path::Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&state.join(PENDING)), 0o600);
         let again = store.pending_key().expect("same key");
         assert_eq!(public_key(&key), public_key(&again));
 
         let der = CertificateParams::default()
-            .self_signed(&*key)
+            .self_signed(&key)
             .expect("certificate")
             .der()
             .clone();
-        let certificate = NodeCertificate::new(key, vec![der.clone()], 7, 1000).expect("matching");
-        store.store(&certificate).expect("stored");
+        let signer = store.signer(&key).expect("a signer");
+        let certificate = NodeCertificate::new(signer, vec![der.clone()], 7, 1000).expect("matching");
+        store.store(&certificate, &key).expect("stored");
         let loaded = store.load().expect("readable").expect("there");
         assert_eq!(loaded.chain, vec![der]);
         assert_eq!((loaded.generation, loaded.issued_at), (7, 1000));
@@ -305,7 +309,8 @@ mod tests {
             .expect("certificate")
             .der()
             .clone();
-        let error = NodeCertificate::new(Arc::new(key), vec![der], 0, 0).expect_err("another key");
+        let key = private_key(PROVIDERS[0], KeyEncoding::Pkcs8, key.serialized_der()).expect("a signer");
+        let error = NodeCertificate::new(key, vec![der], 0, 0).expect_err("another key");
         assert_eq!(error, "the certificate is for another key");
     }
 
@@ -315,7 +320,7 @@ mod tests {
         let state = folder.path().join("state");
         fs::create_dir(&state).expect("made");
         fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).expect("opened");
-        Keystore::open(state.clone()).expect("opened");
+        Keystore::open(state.clone(), PROVIDERS[0]).expect("opened");
         assert_eq!(
             fs::metadata(&state).expect("there").permissions().mode() & 0o777,
             0o700
@@ -325,7 +330,7 @@ mod tests {
     #[test]
     fn a_broken_file_is_named_without_its_content() {
         let folder = tempfile::tempdir().expect("folder");
-        let store = Keystore::open(folder.path().to_owned()).expect("opened");
+        let store = Keystore::open(folder.path().to_owned(), PROVIDERS[0]).expect("opened");
         fs::write(folder.path().join(CURRENT), "secret").expect("written");
         let text = store.load().expect_err("broken").to_string();
         assert!(text.contains(CURRENT) && !text.contains("secret"), "{text}");

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use k8s_openapi::jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use x509_cert::der::Decode as _;
@@ -49,6 +50,14 @@ impl Leaf {
     pub(crate) fn key_fingerprint(&self) -> String {
         fingerprint(&self.spki)
     }
+}
+
+/// A time as people read it.
+pub(crate) fn date(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .map_or_else(|| format!("{seconds} s after 1970"), |time| time.to_string())
 }
 
 /// `sha256:` and the digest of `der` in hex.

@@ -4,6 +4,7 @@ pub(crate) mod csr;
 pub(crate) mod external;
 #[cfg(test)]
 mod fixture;
+pub(crate) mod host;
 pub(crate) mod keystore;
 pub(crate) mod leaf;
 pub(crate) mod renew;

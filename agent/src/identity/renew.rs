@@ -209,19 +209,22 @@ impl Renewal {
             denied: false,
             message,
         };
-        let key = Arc::new(self.keystore.pending_key().map_err(|e| local(e.to_string()))?);
+        let key = self.keystore.pending_key().map_err(|e| local(e.to_string()))?;
         let name = request_name(&wanted.node, &key);
         let chain = match csr::request(&self.api, &name, &wanted.dns_name, &key, wanted.lifetime).await {
             Ok(chain) => chain,
             Err(error) => return Err(self.refused(&error)),
         };
-        let certificate = NodeCertificate::new(key, chain, wanted.generation, wall().as_secs())
+        let certificate = self
+            .keystore
+            .signer(&key)
+            .and_then(|signer| NodeCertificate::new(signer, chain, wanted.generation, wall().as_secs()))
             .map_err(|e| self.discard(format!("{name}: {e}")))?;
         if let Plan::Renew(reason) = plan(Some(&certificate), wanted, wall().as_secs()) {
             return Err(self.discard(format!("the certificate that was issued is of no use: {reason}")));
         }
         self.keystore
-            .store(&certificate)
+            .store(&certificate, &key)
             .map_err(|e| local(e.to_string()))?;
         tracing::info!(
             serial = certificate.leaf.serial,

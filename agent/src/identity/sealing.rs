@@ -6,8 +6,8 @@ use std::sync::Arc;
 use base64ct::{Base64, Encoding as _};
 use ipsecmesh_crds::node::SealingKey;
 use ipsecmesh_crds::sealing::{ALGORITHM, Opener};
+use ipsecmesh_ike::SignatureAlgorithm;
 use ipsecmesh_ike::crypto::SecureRandom;
-use rcgen::SigningKey as _;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::keystore::{Keystore, KeystoreError, NodeCertificate};
@@ -58,7 +58,9 @@ impl Sealing {
         if let Some(known) = known {
             return Some(known.key.clone());
         }
-        let signature = certificate.key.sign(&recipient.statement(&own.node, &own.uid));
+        let statement = recipient.statement(&own.node, &own.uid);
+        // The key of a node's certificate is one for ECDSA on P-256: the operator accepts no other.
+        let signature = certificate.key.sign(SignatureAlgorithm::EcdsaSha256, &statement);
         let signature = signature
             .inspect_err(|error| tracing::error!(%error, "the sealing key was not signed"))
             .ok()?;
@@ -85,18 +87,20 @@ impl Sealing {
 mod tests {
     use std::collections::BTreeSet;
 
+    use ipsecmesh_crypto::{KeyEncoding, PROVIDERS, private_key};
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
     use crate::fixture;
 
     fn certificate() -> NodeCertificate {
-        let key = Arc::new(KeyPair::generate().expect("key"));
+        let key = KeyPair::generate().expect("key");
         let der = CertificateParams::default()
-            .self_signed(&*key)
+            .self_signed(&key)
             .expect("certificate")
             .der()
             .clone();
+        let key = private_key(PROVIDERS[0], KeyEncoding::Pkcs8, key.serialized_der()).expect("a signer");
         NodeCertificate::new(key, vec![der], 0, 0).expect("matching")
     }
 
@@ -117,7 +121,7 @@ mod tests {
     fn the_key_stays_and_is_signed_once_for_a_certificate_and_a_node() {
         let folder = tempfile::tempdir().expect("folder");
         let open = || {
-            let keystore = Keystore::open(folder.path().to_owned()).expect("opened");
+            let keystore = Keystore::open(folder.path().to_owned(), PROVIDERS[0]).expect("opened");
             Sealing::open(keystore, fixture::random()).expect("a key")
         };
         let (first, second) = (certificate(), certificate());

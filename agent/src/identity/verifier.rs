@@ -78,8 +78,10 @@ impl CertificateVerifier for DirectoryVerifier {
             .map_err(|reason| CertificateError(format!("certificate of node {}: {reason}", expected.node)))
     }
 
-    fn authorities(&self) -> Vec<[u8; 20]> {
-        self.directory().trust.key_hashes().to_vec()
+    fn authorities(&self, peer: PeerId) -> Vec<[u8; 20]> {
+        let directory = self.directory();
+        let own = directory.hosts.get(&peer).and_then(|host| host.trust.as_ref());
+        own.unwrap_or(&directory.trust).key_hashes().to_vec()
     }
 }
 

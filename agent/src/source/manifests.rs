@@ -15,17 +15,19 @@ use ipsecmesh_crds::tunnel::{
     AuthType, EffectiveOverlay, FailurePolicy, RemoteType, SecretKeyRef, TrafficType,
 };
 use ipsecmesh_crds::{IPsecAuthority, IPsecPeer, IPsecTunnel, IPsecTunnelStatus, Phase, tunnel};
+use ipsecmesh_ike::crypto::Provider;
 use kube::core::{Selector, SelectorExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::clock::wall;
 use crate::identity::keystore::NodeCertificate;
 use crate::identity::renew::IdentityState;
 use crate::model::{ExternalAuth, Membership, Overlay, Peer, Psk, Tunnel};
 use crate::source::Snapshot;
 use crate::source::convert::{self, RankedTunnel};
 use crate::source::kube::tell;
-use crate::source::manifests::certificates::CERTIFICATES;
+use crate::source::manifests::certificates::{CERTIFICATES, Own};
 use crate::source::manifests::folder::{Document, Folder};
 use crate::source::table::Row;
 use crate::task::Task;
@@ -46,11 +48,11 @@ pub(crate) struct Manifests {
 }
 
 /// Follows the files in `folder` for the host `name`.
-pub(crate) fn follow(folder: PathBuf, name: &str) -> Manifests {
+pub(crate) fn follow(folder: PathBuf, name: &str, provider: &'static Provider) -> Manifests {
     let (publisher, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (state, identity) = watch::channel(IdentityState::default());
     let follower = Follower {
-        reader: Reader::new(folder, name),
+        reader: Reader::new(folder, name, provider),
         publisher,
         state,
     };
@@ -74,8 +76,8 @@ impl Follower {
             // First, so that a peer that starts finds it.
             let certificate = self.reader.certificate.as_ref();
             self.state.send_if_modified(|present| {
-                let serial = |one: &Arc<NodeCertificate>| one.leaf.key_fingerprint() + &one.leaf.serial;
-                let fresh = present.certificate.as_ref().map(serial) != certificate.map(serial);
+                let print = |one: &Arc<NodeCertificate>| one.fingerprint();
+                let fresh = present.certificate.as_ref().map(print) != certificate.map(print);
                 if fresh {
                     present.certificate = certificate.cloned();
                 }
@@ -101,18 +103,20 @@ struct Reader {
     folder: Folder,
     tunnels: BTreeMap<String, RankedTunnel>,
     psks: BTreeMap<String, Psk>,
+    own: Own,
     certificate: Option<Arc<NodeCertificate>>,
     bundles: BTreeMap<(String, String), String>,
 }
 
 impl Reader {
-    fn new(path: PathBuf, name: &str) -> Self {
+    fn new(path: PathBuf, name: &str, provider: &'static Provider) -> Self {
         Self {
             folder: Folder::new(path.clone()),
             path,
             name: name.to_owned(),
             tunnels: BTreeMap::new(),
             psks: BTreeMap::new(),
+            own: Own::new(provider),
             certificate: None,
             bundles: BTreeMap::new(),
         }
@@ -223,13 +227,18 @@ impl Reader {
             }
             if used.is_none() {
                 used = Some(authority.to_owned());
-                match certificates::own(&self.path, authority) {
-                    Ok(certificate) => self.certificate = Some(Arc::new(certificate)),
+                match self.own.look(&self.path, authority, wall().as_secs()) {
+                    Ok(certificate) => self.certificate = Some(certificate),
                     Err(problem) => {
+                        let kept = if self.certificate.is_some() {
+                            "; the certificate that was read before stays in use"
+                        } else {
+                            ""
+                        };
                         add(
                             refused,
                             object,
-                            format!("spec.auth.certificate.authorityRef: {problem}"),
+                            format!("spec.auth.certificate.authorityRef: {problem}{kept}"),
                         );
                     }
                 }

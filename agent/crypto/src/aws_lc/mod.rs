@@ -14,7 +14,7 @@ use ipsecmesh_ike::crypto::{
 };
 use ipsecmesh_ike::{Encryption, Prf};
 
-pub use signature::EcdsaP256Signer;
+pub(crate) use signature::private_key;
 
 /// aws-lc-rs: the default. Its MODP groups are those of the other provider.
 pub static PROVIDER: Provider = Provider {

@@ -13,9 +13,9 @@ use sha1::Sha1;
 use sha2::digest::Digest;
 use sha2::{Sha256, Sha384, Sha512};
 
-pub use signature::EcdsaP256Signer;
+pub(crate) use signature::private_key;
 
-/// aes-gcm, chacha20poly1305, cbc, sha2, hmac, x25519-dalek, p256, p384, p521, crypto-bigint, ml-kem.
+/// aes-gcm, chacha20poly1305, cbc, sha2, hmac, x25519-dalek, p256, p384, p521, ed25519-dalek, rsa, crypto-bigint, ml-kem.
 pub static PROVIDER: Provider = Provider {
     name: "rustcrypto",
     random: &OsRandom,

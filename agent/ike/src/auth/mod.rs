@@ -1,12 +1,12 @@
 //! Proof of identity in IKE_AUTH: signatures (RFC 7427) and shared keys (RFC 7296 §2.15).
 
-use crate::config::{Identity, PeerAuth};
-use crate::crypto::{AuthKeys, Intermediate, SignedOctets, psk_auth};
+use crate::config::{Identity, PeerAuth, SignatureAlgorithm};
+use crate::crypto::{AuthKeys, CryptoError, Intermediate, PublicKey, SignedOctets, psk_auth};
 use crate::endpoint::Endpoint;
 use crate::types::PeerId;
 use crate::wire::{
-    Auth, AuthMethod, Body, Certificate, CertificateEncoding, Identification, Message, Nonce, NotifyType,
-    Payload, Payloads, Role, SignatureAuth,
+    Auth, AuthMethod, Body, Certificate, CertificateEncoding, CertificateRequest, HashAlgorithm,
+    Identification, Message, Nonce, NotifyType, Payload, Payloads, Role, SignatureAuth,
 };
 
 /// What one end's AUTH covers, but for its identity.
@@ -69,13 +69,19 @@ impl Endpoint {
                     .credentials
                     .as_ref()
                     .ok_or("this host has no certificate")?;
-                let algorithm = credentials
-                    .signer
-                    .algorithms()
+                let announced = announced(other);
+                let offered = credentials.signer.algorithms();
+                let algorithm = offered
                     .iter()
                     .copied()
-                    .find(|algorithm| announces(other, *algorithm))
-                    .ok_or("the peer announced no hash that our key can sign with (RFC 7427)")?;
+                    .find(|algorithm| announced.contains(&algorithm.hash()))
+                    .ok_or_else(|| {
+                        format!(
+                            "the peer announced the hashes {announced:?}, our key signs with {}: give this host another \
+                             key, or let the peer announce more (RFC 7427 §4)",
+                            list(offered)
+                        )
+                    })?;
                 let signature = credentials
                     .signer
                     .sign(algorithm, octets.as_bytes())
@@ -165,13 +171,17 @@ impl Endpoint {
                 auth.method
             ));
         }
-        let signature =
-            SignatureAuth::decode(&auth.data).map_err(|error| format!("the peer's signature: {error}"))?;
-        let chain: Vec<&[u8]> = payloads
-            .certificates()
-            .filter(|certificate| certificate.encoding == CertificateEncoding::X509_SIGNATURE)
-            .map(|certificate| certificate.data.as_slice())
-            .collect();
+        let signature = SignatureAuth::decode(&auth.data).map_err(|error| {
+            let start: Vec<String> = auth
+                .data
+                .iter()
+                .take(24)
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            let start = start.concat();
+            format!("the peer's signature: {error}; it begins with {start}")
+        })?;
+        let chain = chain(payloads)?;
         let key = self
             .config
             .verifier
@@ -180,8 +190,73 @@ impl Endpoint {
         self.provider
             .signature
             .verify(signature.algorithm, &key, octets.as_bytes(), &signature.signature)
-            .map_err(|_| "the peer's signature does not verify".to_owned())
+            .map_err(|error| self.unverified(error, signature.algorithm, &key))
     }
+
+    /// Why a signature is refused, for our log.
+    fn unverified(&self, error: CryptoError, algorithm: SignatureAlgorithm, key: &[u8]) -> String {
+        let provider = self.provider.name;
+        let key = PublicKey::parse(key).map_or_else(|_| "unknown".to_owned(), |key| key.to_string());
+        match error {
+            CryptoError::Unauthenticated => format!(
+                "the peer's signature ({algorithm}) does not verify with the {key} key of its certificate"
+            ),
+            CryptoError::KeyMismatch => {
+                format!("the peer signed with {algorithm}, its certificate has an {key} key")
+            }
+            CryptoError::Unsupported => {
+                format!("the crypto provider {provider} does not verify {algorithm} with an {key} key")
+            }
+            CryptoError::InvalidLength
+            | CryptoError::InvalidPublicKey
+            | CryptoError::InvalidPublicValue
+            | CryptoError::KeyExhausted
+            | CryptoError::MessageTooLong
+            | CryptoError::Random
+            | CryptoError::RsaKeyLength
+            | CryptoError::UnsupportedPublicKey => format!("the key of the peer's certificate: {error}"),
+        }
+    }
+
+    /// CERTREQ: the trust anchors by which `peer` is judged. It goes into the response of IKE_SA_INIT and into the
+    /// request of IKE_AUTH (RFC 7296 §1.2).
+    pub(crate) fn certificate_request(&self, peer: PeerId) -> Payload {
+        let mut authorities = self.config.verifier.authorities(peer);
+        // Nobody who has not proven anything gets a long answer; an empty list asks for any certificate.
+        if authorities.len() > MOST_AUTHORITIES {
+            authorities.clear();
+        }
+        Payload::CertificateRequest(CertificateRequest::x509(&authorities))
+    }
+}
+
+/// Most trust anchors in one CERTREQ.
+const MOST_AUTHORITIES: usize = 8;
+/// Most certificates that a peer may send, and most bytes of one: a chain is the leaf and a few intermediates.
+const MOST_CERTIFICATES: usize = 8;
+const LONGEST_CERTIFICATE: usize = 8192;
+
+/// The certificates of the peer, leaf first: bounded before anybody looks into one.
+fn chain(payloads: &Payloads) -> Result<Vec<&[u8]>, String> {
+    let chain: Vec<&[u8]> = payloads
+        .certificates()
+        .filter(|certificate| certificate.encoding == CertificateEncoding::X509_SIGNATURE)
+        .map(|certificate| certificate.data.as_slice())
+        .collect();
+    let longest = chain.iter().map(|der| der.len()).max().unwrap_or_default();
+    if chain.len() > MOST_CERTIFICATES || longest > LONGEST_CERTIFICATE {
+        return Err(format!(
+            "the peer sent {} certificates, the longest with {longest} bytes: at most {MOST_CERTIFICATES} of \
+             {LONGEST_CERTIFICATE} bytes are looked at",
+            chain.len()
+        ));
+    }
+    Ok(chain)
+}
+
+fn list(algorithms: &[SignatureAlgorithm]) -> String {
+    let names: Vec<String> = algorithms.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 /// Names are compared without case, all else byte by byte.
@@ -192,13 +267,13 @@ fn same_identity(a: &Identity, b: &Identity) -> bool {
     }
 }
 
-/// Whether an IKE_SA_INIT message announces the hash of an algorithm (RFC 7427 §4).
-fn announces(message: &[u8], algorithm: crate::config::SignatureAlgorithm) -> bool {
+/// The hashes that an IKE_SA_INIT message announces (RFC 7427 §4).
+fn announced(message: &[u8]) -> Vec<HashAlgorithm> {
     let Ok(Body::Plain(payloads)) = Message::parse(message).and_then(|message| message.body()) else {
-        return false;
+        return Vec::new();
     };
     payloads
         .notify(NotifyType::SIGNATURE_HASH_ALGORITHMS)
         .and_then(|notify| notify.announced_hashes().ok())
-        .is_some_and(|hashes| hashes.contains(&algorithm.hash()))
+        .unwrap_or_default()
 }

@@ -9,9 +9,18 @@ pub enum CryptoError {
     /// The peer's public value has the wrong length, is no point of the curve, or leads to an all-zero secret.
     #[error("invalid public value")]
     InvalidPublicValue,
-    /// A public key that is not a P-256 key in its usual encoding (RFC 5480).
-    #[error("not a P-256 public key")]
+    /// A public key that is not of its kind: a broken structure, or no point of the curve.
+    #[error("not a well-formed public key")]
     InvalidPublicKey,
+    /// A public key of a kind that nothing is verified with.
+    #[error("a public key that is neither ECDSA on P-256, P-384 or P-521, nor Ed25519, nor RSA")]
+    UnsupportedPublicKey,
+    /// An RSA key that is too short to trust, or too long to compute with.
+    #[error("an RSA key that has fewer than 2048 or more than 8192 bits")]
+    RsaKeyLength,
+    /// A signature algorithm for another kind of key.
+    #[error("the signature algorithm is for another kind of key")]
+    KeyMismatch,
     /// A key of the wrong length, or more output than prf+ has: a bug of the caller.
     #[error("invalid length")]
     InvalidLength,

@@ -33,5 +33,5 @@ pub use provider::{
 pub use schedule::Skeyseed;
 pub use sealing::CBC_BLOCK;
 pub use secret::{Secret, constant_time_eq};
-pub use spki::p256_point;
+pub use spki::{PublicKey, RSA_LONGEST, RSA_SHORTEST};
 pub use suite::{ChildSuite, IkeSuite};

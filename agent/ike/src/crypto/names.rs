@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::suite::IkeSuite;
-use crate::config::{Encryption, Integrity, Kem, KeyExchange, Prf};
+use crate::config::{Encryption, Integrity, Kem, KeyExchange, Prf, SignatureAlgorithm};
 
 impl fmt::Display for Encryption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,6 +57,23 @@ impl fmt::Display for Kem {
             Self::MlKem512 => "ML-KEM-512",
             Self::MlKem768 => "ML-KEM-768",
             Self::MlKem1024 => "ML-KEM-1024",
+        })
+    }
+}
+
+impl fmt::Display for SignatureAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EcdsaSha256 => "ECDSA with SHA2-256",
+            Self::EcdsaSha384 => "ECDSA with SHA2-384",
+            Self::EcdsaSha512 => "ECDSA with SHA2-512",
+            Self::Ed25519 => "Ed25519",
+            Self::RsaPkcs1Sha256 => "RSASSA-PKCS1-v1_5 with SHA2-256",
+            Self::RsaPkcs1Sha384 => "RSASSA-PKCS1-v1_5 with SHA2-384",
+            Self::RsaPkcs1Sha512 => "RSASSA-PKCS1-v1_5 with SHA2-512",
+            Self::RsaPssSha256 => "RSASSA-PSS with SHA2-256",
+            Self::RsaPssSha384 => "RSASSA-PSS with SHA2-384",
+            Self::RsaPssSha512 => "RSASSA-PSS with SHA2-512",
         })
     }
 }

@@ -10,8 +10,8 @@ use crate::output::{CloseReason, Disposition, DropReason, Failure};
 use crate::sa::{Candidate, Initiating, NewSa, Origin, Stage, Standing, auth_id};
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
-    Body, CertificateRequest, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
-    Payload, Payloads, Role, Spi, TrafficSelectors, Version,
+    Body, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType, Payload, Payloads,
+    Role, Spi, TrafficSelectors, Version,
 };
 
 impl Endpoint {
@@ -71,10 +71,7 @@ impl Endpoint {
         )));
         payloads.push(Payload::Notify(Notify::boot_id(self.config.boot_id)));
         if peer.config.auth == PeerAuth::Certificate {
-            let authorities = self.config.verifier.authorities();
-            payloads.push(Payload::CertificateRequest(CertificateRequest::x509(
-                &authorities,
-            )));
+            payloads.push(self.certificate_request(attempt.peer));
         }
         payloads.extend(proven);
         if let Some((child, spi)) = attempt.child

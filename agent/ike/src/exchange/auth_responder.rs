@@ -4,7 +4,6 @@ use super::child_responder::ChildRequest;
 use super::receive::malformed;
 use crate::auth::{PeerAuthenticated, Proof};
 use crate::collision::Verdict;
-use crate::config::PeerAuth;
 use crate::crypto::ChildContext;
 use crate::endpoint::Endpoint;
 use crate::output::{AnswerReason, CloseReason, Disposition, DropReason, Event, Failure};
@@ -12,8 +11,8 @@ use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, SpiOwner, Standing, au
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
-    Body, CertificateRequest, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType,
-    Payload, Payloads, Role, Version,
+    Body, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType, Payload, Payloads,
+    Role, Version,
 };
 use std::time::Duration;
 
@@ -115,12 +114,6 @@ impl Endpoint {
         let proven = self.prove(half_open.peer, &ours, &id, &half_open.request)?;
         let mut payloads = vec![Payload::IdResponder(id)];
         payloads.extend(proven);
-        if peer.config.auth == PeerAuth::Certificate {
-            let authorities = self.config.verifier.authorities();
-            payloads.push(Payload::CertificateRequest(CertificateRequest::x509(
-                &authorities,
-            )));
-        }
         payloads.push(Payload::Notify(Notify::boot_id(self.config.boot_id)));
         if half_open.nat.peer {
             // Behind a NAT we do not reach it to begin a new IKE SA ourselves.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::intermediate;
-use crate::config::{Encapsulation, Initiation, KeyExchange, PeerAuth};
+use crate::config::{Encapsulation, Initiation, KeyExchange, PeerAuth, SignatureAlgorithm};
 use crate::crypto::{Skeyseed, confirm_ike, ike_offer};
 use crate::endpoint::Endpoint;
 use crate::nat;
@@ -13,8 +13,8 @@ use crate::sa::{Candidate, Initiating, Offer, SpiOwner, Stage};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path, PeerId};
 use crate::wire::{
-    ExchangeType, Flags, HashAlgorithm, Header, KeyExchangeData, MessageId, Notify, NotifyType, Payload,
-    Payloads, Role, Spi, Version,
+    ExchangeType, Flags, Header, KeyExchangeData, MessageId, Notify, NotifyType, Payload, Payloads, Role,
+    Spi, Version,
 };
 
 /// How often COOKIE or INVALID_KE_PAYLOAD may make one exchange begin again.
@@ -140,9 +140,8 @@ impl Endpoint {
         let additional = peer.config.ike_proposals.iter().any(|p| !p.additional.is_empty());
         payloads.extend(additional.then(intermediate::supported));
         if peer.config.auth == PeerAuth::Certificate {
-            payloads.push(Payload::Notify(Notify::hash_algorithms(&[
-                HashAlgorithm::SHA2_256,
-            ])));
+            let hashes = Notify::hash_algorithms(&SignatureAlgorithm::HASHES);
+            payloads.push(Payload::Notify(hashes));
         }
         let Ok(request) = crate::wire::encode(&header, &payloads) else {
             self.fail_attempt(

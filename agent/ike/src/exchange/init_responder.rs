@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::intermediate;
-use crate::config::{Encapsulation, IkeProposal, PeerAuth};
+use crate::config::{Encapsulation, IkeProposal, PeerAuth, SignatureAlgorithm};
 use crate::crypto::{Skeyseed, select_ike};
 use crate::endpoint::Endpoint;
 use crate::nat;
@@ -14,8 +14,8 @@ use crate::sa::{HalfOpen, HalfOpenOutcome, SpiOwner};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, IkeSpi, Path, PeerId};
 use crate::wire::{
-    ExchangeType, Flags, HashAlgorithm, Header, KeyExchangeData, MessageId, Nonce, Notify, NotifyType,
-    Payload, Payloads, Role, Spi, Version,
+    ExchangeType, Flags, Header, KeyExchangeData, MessageId, Nonce, Notify, NotifyType, Payload, Payloads,
+    Role, Spi, Version,
 };
 
 /// Half-open SAs from one address above which that address is asked for a cookie.
@@ -233,7 +233,8 @@ impl Endpoint {
         answer.extend(self.offers_fragments());
         answer.extend(suite.additional.map(|_| intermediate::supported()));
         if auth == PeerAuth::Certificate {
-            let hashes = Notify::hash_algorithms(&[HashAlgorithm::SHA2_256]);
+            answer.push(self.certificate_request(peer_id));
+            let hashes = Notify::hash_algorithms(&SignatureAlgorithm::HASHES);
             answer.push(Payload::Notify(hashes));
         }
         let header = init_response(spi_i, spi_r);

@@ -48,9 +48,7 @@ impl SignatureAuth {
         let mut r = Reader::new(data);
         let length = r.u8("AUTH.algorithm_length")?;
         let identifier = r.take(usize::from(length), "AUTH.algorithm")?;
-        let algorithm = ALGORITHMS
-            .into_iter()
-            .find(|algorithm| algorithm.identifier() == identifier)
+        let algorithm = SignatureAlgorithm::from_identifier(identifier)
             .ok_or(DecodeError::new("AUTH.algorithm", Malformation::OutOfRange))?;
         if r.is_empty() {
             return Err(DecodeError::new("AUTH.signature", Malformation::Truncated));
@@ -72,28 +70,6 @@ impl SignatureAuth {
             method: AuthMethod::DIGITAL_SIGNATURE,
             data: w.finish()?,
         })
-    }
-}
-
-/// The algorithms that we verify.
-const ALGORITHMS: [SignatureAlgorithm; 1] = [SignatureAlgorithm::EcdsaP256Sha256];
-
-impl SignatureAlgorithm {
-    /// The hash that the peer must have announced before we sign with this algorithm (RFC 7427 §4).
-    pub fn hash(self) -> HashAlgorithm {
-        match self {
-            Self::EcdsaP256Sha256 => HashAlgorithm::SHA2_256,
-        }
-    }
-
-    /// The AlgorithmIdentifier in DER as RFC 7427 appendix A writes it: compared byte for byte.
-    fn identifier(self) -> &'static [u8] {
-        match self {
-            // ecdsa-with-SHA256, without parameters (RFC 7427 §A.3.2).
-            Self::EcdsaP256Sha256 => &[
-                0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
-            ],
-        }
     }
 }
 

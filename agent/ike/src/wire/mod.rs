@@ -20,6 +20,7 @@ mod notify;
 mod payload;
 mod reader;
 mod sa;
+mod signature;
 mod spi;
 mod ts;
 mod writer;

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use ipsecmesh_ike::wire::{
-    Auth, AuthMethod, Certificate, ExchangeType, HashAlgorithm, Notify, NotifyType, Payload, Payloads,
-    SignatureAuth,
+    Auth, AuthMethod, Certificate, CertificateEncoding, CertificateRequest, ExchangeType, HashAlgorithm,
+    Notify, NotifyType, Payload, Payloads, SignatureAuth,
 };
 use ipsecmesh_ike::*;
 use zeroize::Zeroizing;
 
 use crate::draft::Draft;
-use crate::peer::{Peer, kinds};
+use crate::peer::{Peer, clear, kinds};
 use crate::support::{cheap, name_of, peer_config};
 use crate::sut::{SECRET, Sut, answering, configured, path_to};
 use crate::talk::{auth_answer, auth_payloads, we_began};
@@ -28,7 +28,7 @@ fn with_certificates() -> PeerConfig {
 /// A proof by signature in the name of `certificate`, signed by the key of `signer`.
 fn signed(peer: &Peer, certificate: &str, signer: &str) -> Vec<Payload> {
     let signature = cheap::signature(signer.as_bytes(), peer.octets().as_bytes()).to_vec();
-    let algorithm = SignatureAlgorithm::EcdsaP256Sha256;
+    let algorithm = SignatureAlgorithm::EcdsaSha256;
     let mut payloads = peer.proof();
     payloads.retain(|payload| !matches!(payload, Payload::Auth(_)));
     payloads.push(Payload::Certificate(Certificate::x509(
@@ -167,6 +167,119 @@ fn nothing_is_signed_with_a_hash_that_the_peer_has_not_announced() {
     let payloads = signed(&peer, &name_of(2), &name_of(2));
     let answer = peer.ask(&mut sut, ExchangeType::IKE_AUTH, &payloads);
     refused((sut, answer));
+}
+
+#[test]
+fn the_hashes_that_we_announce_are_those_that_we_verify() {
+    let announced = [
+        HashAlgorithm::SHA2_256,
+        HashAlgorithm::SHA2_384,
+        HashAlgorithm::SHA2_512,
+        HashAlgorithm::IDENTITY,
+    ];
+    let (_, request) = Sut::with(peer_config(1, 2, 1)).take();
+    let (_, request) = clear(&request);
+    let hashes = request.notify(NotifyType::SIGNATURE_HASH_ALGORITHMS).unwrap();
+    assert_eq!(hashes.announced_hashes().unwrap(), announced);
+    let response = answer_to_init();
+    let hashes = response.notify(NotifyType::SIGNATURE_HASH_ALGORITHMS).unwrap();
+    assert_eq!(hashes.announced_hashes().unwrap(), announced);
+}
+
+#[test]
+fn a_hash_that_we_have_not_announced_is_refused() {
+    // sha1WithRSAEncryption and ecdsa-with-SHA1 (RFC 7427 §A.1, §A.3).
+    let identifiers: [&[u8]; 2] = [
+        &[
+            0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05, 0x05, 0x00,
+        ],
+        &[0x30, 0x09, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01],
+    ];
+    for identifier in identifiers {
+        let (sut, answer) = asked(with_certificates(), |peer| {
+            let genuine = Payloads::from(signed(peer, &name_of(2), &name_of(2)));
+            let data = &genuine.auth().unwrap().data;
+            let signature = &data[1 + usize::from(data[0])..];
+            let length = u8::try_from(identifier.len()).unwrap();
+            let mut payloads = signed(peer, &name_of(2), &name_of(2));
+            payloads.retain(|payload| !matches!(payload, Payload::Auth(_)));
+            payloads.push(Payload::Auth(Auth {
+                method: AuthMethod::DIGITAL_SIGNATURE,
+                data: [&[length], identifier, signature].concat(),
+            }));
+            payloads
+        });
+        let said = sut
+            .events
+            .iter()
+            .map(|event| format!("{event:?}"))
+            .collect::<String>();
+        assert!(said.contains("AUTH.algorithm"), "{said}");
+        refused((sut, answer));
+    }
+}
+
+#[test]
+fn certificates_are_asked_for_where_the_peer_can_still_answer() {
+    let response = answer_to_init();
+    let asked_for: Vec<_> = response
+        .certificate_requests()
+        .flat_map(CertificateRequest::authorities)
+        .collect();
+    assert_eq!(asked_for, [&[7; 20]]);
+    let mut sut = Sut::with(peer_config(1, 2, 1));
+    let (path, request) = sut.take();
+    let (peer, response) = Peer::answer_init(&request, &[hashes()]);
+    sut.give(path, &response);
+    let (_, payloads) = peer.take(&mut sut);
+    assert_eq!(payloads.certificate_requests().count(), 1);
+    let (_, _, _, payloads) = we_began(configured(1));
+    assert_eq!(
+        payloads.certificate_requests().count(),
+        0,
+        "a secret needs no certificate"
+    );
+}
+
+#[test]
+fn chains_are_bounded_before_anybody_looks_into_them() {
+    let with_more = |count: usize, length: usize| {
+        asked(with_certificates(), |peer| {
+            let mut payloads = signed(peer, &name_of(2), &name_of(2));
+            let more = Payload::Certificate(Certificate::x509(vec![0x30; length]));
+            payloads.extend(vec![more; count]);
+            payloads
+        })
+    };
+    let (sut, _) = with_more(7, 10);
+    assert_eq!(sut.endpoint.counts().ike_sas, 1, "a leaf and seven more");
+    refused(with_more(8, 10));
+    refused(with_more(1, 8193));
+}
+
+#[test]
+fn other_kinds_of_certificates_are_not_looked_at() {
+    let (sut, _) = asked(with_certificates(), |peer| {
+        let mut payloads = signed(peer, &name_of(2), &name_of(2));
+        // A hash and URL (RFC 7296 §3.6) that we have not asked for.
+        payloads.insert(
+            0,
+            Payload::Certificate(Certificate {
+                encoding: CertificateEncoding::HASH_URL_X509,
+                data: vec![1; 40],
+            }),
+        );
+        payloads
+    });
+    assert_eq!(sut.endpoint.counts().ike_sas, 1);
+}
+
+/// The response of IKE_SA_INIT where certificates are configured.
+fn answer_to_init() -> Payloads {
+    let mut sut = Sut::with(with_certificates());
+    let mut draft = Draft::new(1);
+    draft.more = vec![hashes()];
+    clear(&sut.ask(path_to(2, 500, 500), &draft.request())).1
 }
 
 #[test]

@@ -1,38 +1,63 @@
-//! The two providers against each other through the whole engine: shared secrets and ECDSA certificates' keys.
+//! The two providers against each other through the whole engine: shared secrets, and certificates' keys of every kind.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ipsecmesh_crypto::PROVIDERS;
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{Ed25519KeyPair, RsaKeyPair};
+use ipsecmesh_crypto::{KeyEncoding, PROVIDERS, PrivateKey, private_key};
 use ipsecmesh_ike::crypto::Provider;
 use ipsecmesh_ike::*;
-use p256::ecdsa::signature::Signer as _;
-use p256::ecdsa::{DerSignature, SigningKey};
-use p256::pkcs8::EncodePublicKey as _;
+use p256::pkcs8::EncodePrivateKey as _;
 
 use crate::support::{name_of, peer_config, psk};
 use crate::sut::SECRET;
 
-struct Key(SigningKey);
-
-impl Signer for Key {
-    fn algorithms(&self) -> &[SignatureAlgorithm] {
-        &[SignatureAlgorithm::EcdsaP256Sha256]
-    }
-
-    fn sign(&self, _: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        let signature: DerSignature = self.0.sign(message);
-        Ok(signature.as_bytes().to_vec())
-    }
+/// Kinds of keys, as certificates have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Ed25519,
+    P256,
+    P384,
+    P521,
+    Rsa,
 }
 
-fn key_of(host: u8) -> SigningKey {
-    SigningKey::from_slice(&[host; 32]).unwrap()
+const KINDS: [Kind; 5] = [Kind::Ed25519, Kind::P256, Kind::P384, Kind::P521, Kind::Rsa];
+
+/// The key of a host in PKCS #8.
+fn pkcs8(kind: Kind, host: u8) -> Vec<u8> {
+    static RSA: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+        [(), ()].map(|()| {
+            let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+            AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).unwrap().as_ref().to_vec()
+        })
+    });
+    let document = match kind {
+        Kind::Ed25519 => {
+            let pair = Ed25519KeyPair::from_seed_unchecked(&[host; 32]).unwrap();
+            return pair.to_pkcs8v1().unwrap().as_ref().to_vec();
+        }
+        Kind::Rsa => return RSA[usize::from(host) - 1].clone(),
+        Kind::P256 => p256::SecretKey::from_slice(&[host; 32]).unwrap().to_pkcs8_der(),
+        Kind::P384 => p384::SecretKey::from_slice(&[host; 48]).unwrap().to_pkcs8_der(),
+        Kind::P521 => {
+            let mut number = [host; 66];
+            number[0] = 0;
+            p521::SecretKey::from_slice(&number).unwrap().to_pkcs8_der()
+        }
+    };
+    document.unwrap().as_bytes().to_vec()
+}
+
+fn key_of(kind: Kind, host: u8, provider: &'static Provider) -> Arc<dyn PrivateKey> {
+    private_key(provider, KeyEncoding::Pkcs8, &pkcs8(kind, host)).unwrap()
 }
 
 /// Takes a name for a certificate and knows each name's key.
-struct Directory;
+struct Directory([Kind; 2]);
 
 impl CertificateVerifier for Directory {
     fn verify(
@@ -46,11 +71,11 @@ impl CertificateVerifier for Directory {
         if chain.first() != Some(&name_of(host).as_bytes()) {
             return Err(CertificateError("another name".to_owned()));
         }
-        let der = key_of(host).verifying_key().to_public_key_der().unwrap();
-        Ok(der.as_bytes().to_vec())
+        let kind = self.0[usize::from(host) - 1];
+        Ok(key_of(kind, host, PROVIDERS[0]).public_key().to_vec())
     }
 
-    fn authorities(&self) -> Vec<[u8; 20]> {
+    fn authorities(&self, _: PeerId) -> Vec<[u8; 20]> {
         Vec::new()
     }
 }
@@ -62,14 +87,14 @@ struct End {
 }
 
 impl End {
-    fn new(host: u8, provider: &'static Provider) -> Self {
+    fn new(host: u8, provider: &'static Provider, kinds: [Kind; 2]) -> Self {
         let credentials = Credentials {
             chain: Arc::from([name_of(host).into_bytes()]),
-            signer: Arc::new(Key(key_of(host))),
+            signer: key_of(kinds[usize::from(host) - 1], host, provider),
         };
         let config = EndpointConfig {
             credentials: Some(credentials),
-            verifier: Arc::new(Directory),
+            verifier: Arc::new(Directory(kinds)),
             ..crate::support::endpoint_config(host, host)
         };
         Self {
@@ -115,7 +140,8 @@ fn talk(ends: &mut [End; 2], now: Now) {
 }
 
 fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyExchange, prf: Prf) {
-    let mut ends = [End::new(1, providers[0]), End::new(2, providers[1])];
+    let kinds = [Kind::P256; 2];
+    let mut ends = [End::new(1, providers[0], kinds), End::new(2, providers[1], kinds)];
     let mut now = Now::default();
     for (index, end) in ends.iter_mut().enumerate() {
         let host = u8::try_from(index).unwrap() + 1;
@@ -196,6 +222,36 @@ fn both_providers_agree_on_every_suite_with_both_proofs_and_through_both_rekeys(
                 KeyExchange::Modp4096,
             ] {
                 established([first, second], &psk(SECRET), method, Prf::HmacSha256);
+            }
+        }
+    }
+}
+
+/// Host 1 begins, host 2 answers, with keys of these kinds.
+fn met(providers: [&'static Provider; 2], kinds: [Kind; 2]) -> [End; 2] {
+    let mut ends = [End::new(1, providers[0], kinds), End::new(2, providers[1], kinds)];
+    for (end, host) in ends.iter_mut().zip([1, 2]) {
+        let mut config = peer_config(host, 3 - host, 1);
+        if host == 2 {
+            config.initiation = Initiation::OnDemand;
+        }
+        let command = Command::UpsertPeer(Box::new(config));
+        end.endpoint.handle_command(command, Now::default()).unwrap();
+        end.drain(Now::default());
+    }
+    talk(&mut ends, Now::default());
+    ends
+}
+
+#[test]
+fn every_kind_of_certificate_proves_either_end_to_every_other_kind() {
+    for (first, second) in [(0, 1), (1, 0), (1, 1)] {
+        for ours in KINDS {
+            for theirs in KINDS {
+                let ends = met([PROVIDERS[first], PROVIDERS[second]], [ours, theirs]);
+                for end in ends {
+                    assert_eq!(end.endpoint.counts().ike_sas, 1, "{ours:?} and {theirs:?}");
+                }
             }
         }
     }

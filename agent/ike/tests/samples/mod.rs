@@ -159,7 +159,7 @@ fn later() -> Vec<Sample> {
 
 fn auth_request() -> Vec<Payload> {
     let signature = SignatureAuth {
-        algorithm: SignatureAlgorithm::EcdsaP256Sha256,
+        algorithm: SignatureAlgorithm::EcdsaSha256,
         signature: vec![14; 71],
     };
     vec![

@@ -31,7 +31,7 @@ impl CertificateVerifier for NamesAreKeys {
         }
     }
 
-    fn authorities(&self) -> Vec<[u8; 20]> {
+    fn authorities(&self, _: PeerId) -> Vec<[u8; 20]> {
         vec![[7; 20]]
     }
 }
@@ -41,7 +41,7 @@ pub(crate) struct NameSigner(pub(crate) String);
 
 impl Signer for NameSigner {
     fn algorithms(&self) -> &[SignatureAlgorithm] {
-        &[SignatureAlgorithm::EcdsaP256Sha256]
+        &[SignatureAlgorithm::EcdsaSha256]
     }
 
     fn sign(&self, _: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, SignError> {

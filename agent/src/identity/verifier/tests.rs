@@ -172,10 +172,10 @@ fn a_certificate_below_a_leaf_is_refused() {
 #[test]
 fn the_anchors_are_named_for_the_peer() {
     let verifier = DirectoryVerifier::default();
-    assert!(verifier.authorities().is_empty());
+    assert!(verifier.authorities(PEER).is_empty());
     verifier.replace(Directory {
         trust: Authority::new().bundle(),
         ..Directory::default()
     });
-    assert_eq!(verifier.authorities().len(), 1);
+    assert_eq!(verifier.authorities(PEER).len(), 1);
 }

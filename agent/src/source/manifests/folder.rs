@@ -31,11 +31,23 @@ pub(super) struct Document {
 
 /// What tells one version of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version {
+pub(super) struct Version {
     inode: u64,
     length: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+}
+
+impl Version {
+    /// What a file system says of a file.
+    pub(super) fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
 }
 
 /// What a file last said.
@@ -163,13 +175,7 @@ fn names(folder: &Path) -> io::Result<BTreeMap<String, Version>> {
         }
         match fs::metadata(entry.path()) {
             Ok(metadata) if metadata.is_file() => {
-                let version = Version {
-                    inode: metadata.ino(),
-                    length: metadata.len(),
-                    modified: (metadata.mtime(), metadata.mtime_nsec()),
-                    changed: (metadata.ctime(), metadata.ctime_nsec()),
-                };
-                names.insert(name, version);
+                names.insert(name, Version::of(&metadata));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(_) | Err(_) => {}

@@ -53,7 +53,7 @@ fn psk(folder: &Path, content: &str) {
 }
 
 fn reader(folder: &Path, name: &str) -> Reader {
-    Reader::new(folder.to_owned(), name)
+    Reader::new(folder.to_owned(), name, ipsecmesh_crypto::PROVIDERS[0])
 }
 
 fn write(folder: &Path, name: &str, text: &str) {

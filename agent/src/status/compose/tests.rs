@@ -476,12 +476,18 @@ fn overlays_that_nobody_looked_for_yet_stay_as_they_were() {
 }
 
 fn certificate_until(not_after: u64) -> Arc<crate::identity::keystore::NodeCertificate> {
-    let key = Arc::new(rcgen::KeyPair::generate().expect("key"));
+    let key = rcgen::KeyPair::generate().expect("key");
     let der = rcgen::CertificateParams::default()
-        .self_signed(&*key)
+        .self_signed(&key)
         .expect("certificate")
         .der()
         .clone();
+    let key = ipsecmesh_crypto::private_key(
+        ipsecmesh_crypto::PROVIDERS[0],
+        ipsecmesh_crypto::KeyEncoding::Pkcs8,
+        key.serialized_der(),
+    )
+    .expect("a signer");
     let mut certificate =
         crate::identity::keystore::NodeCertificate::new(key, vec![der], 0, 0).expect("matching");
     certificate.leaf.not_after = not_after;
