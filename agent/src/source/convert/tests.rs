@@ -197,7 +197,7 @@ fn modp_groups_are_for_external_peers() {
         "{between_nodes}"
     );
     let external = spec(|spec| spec.remote.type_ = tunnel::RemoteType::External);
-    assert_eq!(problem(Place::Host, &external.spec), None);
+    assert_eq!(problem(&external.spec), None);
     assert_eq!(
         ike_proposals(&external.spec)[0].key_exchange,
         [KeyExchange::Modp2048]
