@@ -65,6 +65,7 @@ impl TryCryptoRng for Rng {}
 pub(crate) fn liveness() -> Liveness {
     Liveness {
         interval: Duration::from_secs(30),
+        max_retries: 3,
         action: LivenessAction::Restart,
     }
 }

@@ -129,8 +129,10 @@ impl Metrics {
     /// A negotiation failed.
     pub(crate) fn handshake_failed(&self, failure: Failure) {
         self.handshake(match failure {
+            Failure::AddressAssignment => "address_assignment",
             Failure::Authentication => "authentication",
             Failure::DataPlane => "data_plane",
+            Failure::NoAdditionalSas => "no_additional_sas",
             Failure::NoCredentials => "no_credentials",
             Failure::NoProposalChosen => "no_proposal_chosen",
             Failure::Protocol => "protocol",

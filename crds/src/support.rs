@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     authority::{AuthorityType, Delivery, IPsecAuthoritySpec},
     suite::ChildProposal,
-    tunnel::{AuthType, DeadPeerDetection, IPsecTunnelSpec, RemoteType, TrafficType},
+    tunnel::{AuthType, IPsecTunnelSpec, RemoteType, TrafficType},
 };
 
 /// A field whose value is not live yet.
@@ -72,12 +72,6 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
         "spec.auth.type",
         "PSK".to_owned(),
         "Certificate; PSK with remote.type External",
-    );
-    check(
-        spec.ike.dpd.max_retries != DeadPeerDetection::default().max_retries,
-        "spec.ike.dpd.maxRetries",
-        spec.ike.dpd.max_retries.to_string(),
-        "3: a question is sent up to 8 times within 35 s",
     );
     let bundle = spec
         .auth

@@ -340,6 +340,9 @@ fn validate(config: &PeerConfig) -> Result<(), CommandError> {
     {
         return invalid(UNSOUND_IKE);
     }
+    if !(1..=10).contains(&config.liveness.max_retries) {
+        return invalid("liveness.max_retries is not within 1 and 10");
+    }
     for (index, child) in config.children.iter().enumerate() {
         if config
             .children

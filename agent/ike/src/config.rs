@@ -147,7 +147,7 @@ pub struct Retransmit {
     pub factor_percent: u32,
     /// Longest wait; default 8 s.
     pub cap: Duration,
-    /// Transmissions in all before the peer is called unreachable; default 8.
+    /// Transmissions of an initial exchange before the peer is called unreachable; default 8.
     pub tries: u32,
 }
 
@@ -269,8 +269,18 @@ pub enum Encapsulation {
 pub struct Liveness {
     /// Silence after which the peer is asked.
     pub interval: Duration,
+    /// How often a request that finds no answer is asked again, 1–10: each time, like the first, with two transmissions.
+    pub max_retries: u8,
     /// What happens when it does not answer all transmissions of the request.
     pub action: LivenessAction,
+}
+
+impl Liveness {
+    /// Transmissions of a request before the peer is called unreachable. With the default waits of [`Retransmit`] it is
+    /// after 6 s, 19 s, 35 s (3 retries), 51 s and so on, 147 s at the most.
+    pub(crate) fn transmissions(self) -> u32 {
+        2 * (1 + u32::from(self.max_retries))
+    }
 }
 
 /// What a peer's silence leads to. Children stay in the kernel until they are replaced or expire (decision 20).

@@ -369,10 +369,14 @@ pub enum CloseReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
+    /// The peer wants to assign an address, or to be asked for one.
+    AddressAssignment,
     /// The peer refused us, or we refused it.
     Authentication,
     /// The data plane refused an SA.
     DataPlane,
+    /// The peer takes no further CHILD SA, or no rekey, on its IKE SA.
+    NoAdditionalSas,
     /// This host has no certificate yet.
     NoCredentials,
     /// No proposal in common.

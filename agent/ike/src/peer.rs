@@ -1,12 +1,12 @@
 //! One configured peer: its children's slots, and when an IKE SA with it is started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::config::{ChildConfig, Initiation, PeerAuth, PeerConfig};
 use crate::endpoint::Endpoint;
 use crate::exchange::Task;
-use crate::output::{Event, Failure};
+use crate::output::{CloseReason, Event, Failure};
 use crate::timer::Timer;
 use crate::types::{BootId, ChildId, ChildSaId, IkeSaId, PeerId};
 use crate::wire::Role;
@@ -20,6 +20,12 @@ pub(crate) const AWAY_LAST: Duration = Duration::from_secs(3);
 
 /// The pause before an exchange that follows one without any answer.
 const AWAY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+
+/// Whoever has authenticated can make no more IKE SAs than this at a time: old ones linger for a while.
+const IKE_SAS: usize = 16;
+
+/// And no more pairs of one child.
+const PAIRS: usize = 32;
 
 /// The original responder leaves a missing child to the original initiator for this long.
 const RESPONDER_PATIENCE: Duration = Duration::from_secs(2);
@@ -36,6 +42,8 @@ pub(crate) struct Peer {
     /// The IKE SA that goes when its successor has all children.
     pub(crate) replacing: Option<IkeSaId>,
     pub(crate) slots: BTreeMap<ChildId, Slot>,
+    /// Every IKE SA with it, on its way in or out as well.
+    pub(crate) sas: BTreeSet<IkeSaId>,
     /// Failed initial exchanges in a row.
     pub(crate) failures: u32,
     /// The boot that the directory names.
@@ -54,6 +62,8 @@ pub(crate) struct Slot {
     pub(crate) negotiation: Negotiation,
     /// All pairs that could carry its traffic, the oldest first: one that comes to stand replaces all older ones.
     pub(crate) pairs: Vec<ChildSaId>,
+    /// Every pair that has a record, on its way in or out as well.
+    pub(crate) records: BTreeSet<ChildSaId>,
     /// The configuration asks for another pair than the present one, and not by a rekey.
     pub(crate) stale: bool,
     /// Failed negotiations in a row.
@@ -95,6 +105,7 @@ impl Peer {
             redundant: None,
             replacing: None,
             slots,
+            sas: BTreeSet::new(),
             failures: 0,
             boot: None,
             told_no_credentials: false,
@@ -106,13 +117,35 @@ impl Peer {
         self.config.children.iter().find(|child| child.id == id)
     }
 
+    /// Whether the peer may make another IKE SA now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.sas.len() < IKE_SAS
+    }
+
     /// Whether an IKE SA is to stand without traffic asking for it.
     pub(crate) fn eager(&self) -> bool {
         self.config.initiation != Initiation::OnDemand
     }
 }
 
+impl Slot {
+    /// Whether the peer may make another pair of the child now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.records.len() < PAIRS
+    }
+}
+
 impl Endpoint {
+    /// A peer that has authenticated again and again leaves no more behind than there is room for.
+    pub(crate) fn make_room(&mut self, id: PeerId) {
+        while let Some(peer) = self.peers.get(&id).filter(|peer| peer.sas.len() > IKE_SAS) {
+            let Some(oldest) = peer.sas.iter().find(|sa| peer.current != Some(**sa)).copied() else {
+                return;
+            };
+            self.close(oldest, CloseReason::Replaced);
+        }
+    }
+
     /// Begins what is missing: the IKE SA, or children on it. Does nothing when nothing is missing.
     pub(crate) fn drive_peer(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };

@@ -168,6 +168,7 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
         ike_lifetime: spec.ike.lifetime.to_std(),
         liveness: Liveness {
             interval: spec.ike.dpd.interval.to_std(),
+            max_retries: spec.ike.dpd.max_retries,
             action: match spec.ike.dpd.action {
                 DpdAction::Clear => LivenessAction::Clear,
                 DpdAction::Restart => LivenessAction::Restart,

@@ -177,8 +177,10 @@ pub(crate) fn failures(standing: &[Standing<'_>]) -> Vec<ApiFailure> {
 /// The reason as the API knows it.
 fn reason(failure: Failure) -> &'static str {
     match failure {
+        Failure::AddressAssignment => "AddressAssignmentRequired",
         Failure::Authentication => "AuthenticationFailed",
         Failure::DataPlane => "DataplaneRefused",
+        Failure::NoAdditionalSas => "NoAdditionalSAs",
         Failure::NoCredentials => "CertificatePending",
         Failure::NoProposalChosen => "NoProposalChosen",
         Failure::TrafficSelectors => "TSUnacceptable",

@@ -39,7 +39,8 @@ pub struct Ike {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 4))]
     pub proposals: Vec<IkeProposal>,
-    /// After this time the IKE SA is rekeyed and the peer authenticated anew: 10m to 168h.
+    /// Before this time has passed since it last did so, the peer proves its identity anew, on a new IKE SA that is made
+    /// beside the old one; without a new proof the SA ends. Halfway the IKE SA is rekeyed. 10m to 168h.
     #[serde(default = "default_ike_lifetime")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('10m') && duration(self) <= duration('168h')")
         .message("ike.lifetime must be between 10m and 168h"))]
@@ -68,7 +69,9 @@ pub struct DeadPeerDetection {
     #[x_kube(validation = Rule::new("duration(self) >= duration('5s') && duration(self) <= duration('10m')")
         .message("ike.dpd.interval must be between 5s and 10m"))]
     pub interval: ApiDuration,
-    /// Unanswered questions before the peer counts as dead.
+    /// How often a question without an answer is asked again before the peer counts as dead. Every time it is sent twice,
+    /// at growing intervals: with 1, 2, 3, 4 … 10 the verdict comes after 6s, 19s, 35s, 51s … 147s. The same holds for
+    /// all other requests to a peer that has an IKE SA.
     #[serde(default = "default_dpd_retries")]
     #[schemars(range(min = 1, max = 10))]
     pub max_retries: u8,

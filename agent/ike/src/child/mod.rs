@@ -184,6 +184,7 @@ impl Endpoint {
         }
         if let Some(slot) = self.slot_mut(peer_id, agreed.child) {
             slot.pairs.push(id);
+            slot.records.insert(id);
         }
         self.reserved.remove(&agreed.inbound);
         self.children.insert(id, child_sa);
@@ -227,6 +228,7 @@ impl Endpoint {
         }
         if let Some(slot) = self.slot_mut(child.peer, child.child) {
             slot.pairs.retain(|pair| *pair != id);
+            slot.records.remove(&id);
             if slot.current == Some(id) {
                 slot.current = None;
             }

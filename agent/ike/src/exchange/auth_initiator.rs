@@ -2,6 +2,7 @@
 
 use super::Task;
 use super::create_child::{AnsweredChild, Settled};
+use super::told;
 use crate::auth::Proof;
 use crate::config::{Mode, PeerAuth};
 use crate::crypto::{ChildContext, child_offer};
@@ -133,18 +134,7 @@ impl Endpoint {
         };
         if payloads.auth().is_none() {
             let kind = payloads.error_notify().map(|notify| notify.kind);
-            let detail = match kind {
-                Some(NotifyType::AUTHENTICATION_FAILED) => {
-                    "the peer refused our identity or proof; compare both ends' identities, secrets and certificates"
-                        .to_owned()
-                }
-                Some(kind) => format!("the peer answered IKE_AUTH with {kind}"),
-                None => "the peer answered IKE_AUTH without a proof of its identity".to_owned(),
-            };
-            let failure = match kind {
-                Some(NotifyType::AUTHENTICATION_FAILED) | None => Failure::Authentication,
-                Some(_) => Failure::Protocol,
-            };
+            let (failure, detail) = told::refused_auth(kind);
             self.refused(id, failure, detail);
             return;
         }

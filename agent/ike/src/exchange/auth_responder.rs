@@ -206,6 +206,7 @@ impl Endpoint {
             },
             nonces: (&nonce_i, &nonce_r),
         });
+        self.make_room(peer);
         if verdict == Verdict::Redundant {
             self.set_timer(Timer::IkeLinger(sa), crate::child::DELETE_GRACE);
             let mut answer = answer;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Task;
 use super::create_child::{Answer, Settled};
+use super::told;
 use crate::child::Leave;
 use crate::endpoint::Endpoint;
 use crate::output::{CloseReason, Event, Failure};
@@ -44,7 +45,11 @@ impl Endpoint {
                 }
             }
             Answer::Refused(kind, _) => {
-                let (failure, detail) = refusal(kind);
+                if kind == NotifyType::NO_ADDITIONAL_SAS && rekeys.is_some() {
+                    // A peer that takes one exchange of pairs only wants a new IKE SA for the next (RFC 7296 §1.3).
+                    self.start_anew(peer, id);
+                }
+                let (failure, detail) = told::refused_child(kind);
                 self.child_failed(peer, child, rekeys, failure, detail);
             }
             Answer::Unacceptable(failure, detail) => {
@@ -156,24 +161,5 @@ impl Endpoint {
         {
             self.negotiate(peer, name);
         }
-    }
-}
-
-/// What a refusal of the peer means to people.
-fn refusal(kind: NotifyType) -> (Failure, String) {
-    match kind {
-        NotifyType::NO_PROPOSAL_CHOSEN => (
-            Failure::NoProposalChosen,
-            "the peer accepts none of the ESP proposals; compare both ends' suites".to_owned(),
-        ),
-        NotifyType::TS_UNACCEPTABLE => (
-            Failure::TrafficSelectors,
-            "the peer has no child with these traffic selectors; compare both ends' configurations"
-                .to_owned(),
-        ),
-        kind => (
-            Failure::Protocol,
-            format!("the peer refused the CHILD SA with {kind}"),
-        ),
     }
 }

@@ -6,7 +6,7 @@ use crate::child::{Agreement, Stage, selectors};
 use crate::config::{ChildConfig, Mode, TrafficSelector};
 use crate::crypto::{ChildContext, ChildKeymat, ChildSuite, Chosen, Secret, select_child};
 use crate::endpoint::Endpoint;
-use crate::types::{ChildSaId, EspSpi, IkeSaId, SaProtocol};
+use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, SaProtocol};
 use crate::wire::{
     ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Protocol, Role, Spi,
     TrafficSelectors,
@@ -69,6 +69,12 @@ impl Endpoint {
         let matched = self
             .match_child(id, request.rekeys, ts_i, ts_r, transport)
             .ok_or_else(|| refuse(NotifyType::TS_UNACCEPTABLE))?;
+        if !self.has_room(id, matched.config.id) {
+            return Err(refuse(match request.rekeys {
+                Some(_) => NotifyType::TEMPORARY_FAILURE,
+                None => NotifyType::NO_ADDITIONAL_SAS,
+            }));
+        }
         let chosen = select_child(
             &matched.config.proposals,
             matched.config.esn,
@@ -130,6 +136,13 @@ impl Endpoint {
             self.held_for.insert(pair, id);
         }
         Ok(())
+    }
+
+    /// Whether old pairs of a child leave room for another one (RFC 7296 §1.3).
+    fn has_room(&self, id: IkeSaId, child: ChildId) -> bool {
+        let peer = self.sas.get(&id).and_then(|sa| self.peers.get(&sa.peer));
+        peer.and_then(|peer| peer.slots.get(&child))
+            .is_some_and(crate::peer::Slot::has_room)
     }
 
     /// The pair that a new one of the same child replaces although the peer did not say so: it has lost it.

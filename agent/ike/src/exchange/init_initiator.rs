@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::intermediate;
+use super::{intermediate, told};
 use crate::config::{Encapsulation, Initiation, KeyExchange, PeerAuth, SignatureAlgorithm};
 use crate::crypto::{Skeyseed, confirm_ike, ike_offer};
 use crate::endpoint::Endpoint;
@@ -236,6 +236,12 @@ impl Endpoint {
             self.refused(id, Failure::Protocol, detail);
             return None;
         }
+        if attempt.child.is_none() && payloads.notify(NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_none() {
+            let detail =
+                "the peer takes no IKE SA without a CHILD SA (RFC 6023), and no traffic asks for one now";
+            self.refused(id, Failure::Protocol, detail.to_owned());
+            return None;
+        }
         let nat = detected.forced_by(encapsulation);
         let offer = offer.request.clone();
         if suite.additional.is_some() {
@@ -338,16 +344,7 @@ impl Endpoint {
         let Some(error) = payloads.error_notify() else {
             return unexpected;
         };
-        let (failure, detail) = match error.kind {
-            NotifyType::NO_PROPOSAL_CHOSEN => (
-                Failure::NoProposalChosen,
-                "the peer accepts none of the IKE proposals; compare both ends' suites".to_owned(),
-            ),
-            kind => (
-                Failure::Protocol,
-                format!("the peer answered IKE_SA_INIT with {kind}"),
-            ),
-        };
+        let (failure, detail) = told::refused_init(error.kind);
         self.refused(id, failure, detail);
         Disposition::Accepted
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::intermediate;
 use crate::config::{Encapsulation, IkeProposal, PeerAuth, SignatureAlgorithm};
-use crate::crypto::{Skeyseed, select_ike};
+use crate::crypto::{IkeSuite, Skeyseed, select_ike};
 use crate::endpoint::Endpoint;
 use crate::nat;
 use crate::output::{AnswerReason, Disposition, DropReason};
@@ -230,13 +230,7 @@ impl Endpoint {
             path,
             encapsulation,
         ));
-        answer.extend(self.offers_fragments());
-        answer.extend(suite.additional.map(|_| intermediate::supported()));
-        if auth == PeerAuth::Certificate {
-            answer.push(self.certificate_request(peer_id));
-            let hashes = Notify::hash_algorithms(&SignatureAlgorithm::HASHES);
-            answer.push(Payload::Notify(hashes));
-        }
+        answer.extend(self.abilities(peer_id, &auth, suite));
         let header = init_response(spi_i, spi_r);
         let (Ok(mut keys), Ok(response)) = (keys, crate::wire::encode(&header, &answer)) else {
             return malformed;
@@ -265,6 +259,20 @@ impl Endpoint {
         self.set_timer(Timer::HalfOpen(id), self.config.limits.half_open_timeout);
         self.transmit(path, response);
         Disposition::Accepted
+    }
+
+    /// What a response says of this end besides the choice.
+    fn abilities(&self, peer: PeerId, auth: &PeerAuth, suite: IkeSuite) -> Vec<Payload> {
+        let mut payloads: Vec<Payload> = self.offers_fragments().into_iter().collect();
+        let childless = Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED);
+        payloads.push(Payload::Notify(childless));
+        payloads.extend(suite.additional.map(|_| intermediate::supported()));
+        if *auth == PeerAuth::Certificate {
+            payloads.push(self.certificate_request(peer));
+            let hashes = Notify::hash_algorithms(&SignatureAlgorithm::HASHES);
+            payloads.push(Payload::Notify(hashes));
+        }
+        payloads
     }
 
     /// Whether the exchange is known in another form: a late copy from before a cookie, or of a request that has

@@ -12,6 +12,7 @@ mod intermediate;
 mod receive;
 pub(crate) mod rekey_ike;
 pub(crate) mod suspicion;
+mod told;
 mod window;
 
 use crate::endpoint::Endpoint;

@@ -1,7 +1,7 @@
 //! From a datagram to the exchange that it belongs to. Nothing changes before the integrity check has passed, but for
 //! IKE_SA_INIT, which is bounded.
 
-use super::Exchange;
+use super::{Exchange, Task};
 use crate::crypto::{IntegrityChecked, Opened};
 use crate::endpoint::Endpoint;
 use crate::output::{AnswerReason, Disposition, DropReason};
@@ -140,7 +140,13 @@ impl Endpoint {
         self.sign_of_life(id, path);
         match payloads {
             Ok(payloads) => self.receive_request(id, header.exchange, number, &payloads),
-            Err(error) => self.respond(id, header.exchange, number, &[malformed(&error)]),
+            Err(error) => {
+                self.respond(id, header.exchange, number, &[malformed(&error)]);
+                if error.unsupported_critical().is_none() {
+                    self.ask_whether_it_stands(id);
+                    self.pump(id);
+                }
+            }
         }
         Disposition::Accepted
     }
@@ -185,6 +191,9 @@ impl Endpoint {
         self.timers.cancel(crate::timer::Timer::Retransmit(id));
         // A response that does not parse is one that says nothing.
         let payloads = payloads.unwrap_or_default();
+        if payloads.notify(NotifyType::INVALID_SYNTAX).is_some() {
+            self.ask_whether_it_stands(id);
+        }
         match in_flight.exchange {
             Exchange::Confirm(replaced) => self.confirmed(id, replaced),
             Exchange::CreateChild(request) => self.child_response(id, &request, &payloads),
@@ -194,6 +203,14 @@ impl Endpoint {
             Exchange::RekeyIke(request) => self.ike_rekey_response(id, &request, &payloads),
         }
         self.pump(id);
+    }
+
+    /// INVALID_SYNTAX ends the IKE SA at a peer that takes it as RFC 7296 §2.21.3 says, and nobody tells. At one that does
+    /// not the SA works on. So it is asked, and silence or its word begins a new SA.
+    fn ask_whether_it_stands(&mut self, id: IkeSaId) {
+        if self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
+            self.enqueue(id, Task::Liveness);
+        }
     }
 
     /// An unknown critical payload is named to a configured peer that begins (RFC 7296 §2.5); all else that cannot be

@@ -218,6 +218,11 @@ impl Endpoint {
         let wait = self.jitter.between(RETRY, 2 * RETRY);
         self.ike_soft_in(id, wait);
         let failure = match kind {
+            NotifyType::NO_ADDITIONAL_SAS => {
+                // No rekey, but a new IKE SA beside this one (RFC 7296 §1.3).
+                self.start_anew(peer, id);
+                Failure::NoAdditionalSas
+            }
             NotifyType::NO_PROPOSAL_CHOSEN => Failure::NoProposalChosen,
             _ => Failure::Protocol,
         };
@@ -234,8 +239,12 @@ impl Endpoint {
     /// The peer's request to rekey the IKE SA.
     pub(super) fn receive_ike_rekey(&mut self, id: IkeSaId, number: u32, payloads: &Payloads) {
         let Some(sa) = self.sas.get(&id) else { return };
-        let busy =
-            !sa.is_current() || sa.changes_children() || sa.held.is_some() || !sa.installing.is_empty();
+        let room = self.peers.get(&sa.peer).is_some_and(crate::peer::Peer::has_room);
+        let busy = !room
+            || !sa.is_current()
+            || sa.changes_children()
+            || sa.held.is_some()
+            || !sa.installing.is_empty();
         let answer = if busy {
             Err(Notify::new(NotifyType::TEMPORARY_FAILURE))
         } else {

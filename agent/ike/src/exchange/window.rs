@@ -70,10 +70,13 @@ impl Endpoint {
 
     /// The time of the request under way has come: again, or the peer does not answer.
     pub(crate) fn retransmit(&mut self, id: IkeSaId) {
-        let limit = self.config.retransmit.tries.max(1);
         let Some(sa) = self.sas.get_mut(&id) else { return };
         let Some(in_flight) = sa.in_flight.as_mut() else {
             return;
+        };
+        let limit = match self.peers.get(&sa.peer) {
+            Some(peer) => peer.config.liveness.transmissions(),
+            None => self.config.retransmit.tries,
         };
         let limit = match in_flight.exchange {
             Exchange::DeleteIke => limit.min(DELETE_TRIES),

@@ -87,6 +87,9 @@ impl Endpoint {
     pub(crate) fn close(&mut self, id: IkeSaId, reason: CloseReason) {
         self.wind_up(id, reason);
         let Some(sa) = self.sas.remove(&id) else { return };
+        if let Some(peer) = self.peers.get_mut(&sa.peer) {
+            peer.sas.remove(&id);
+        }
         self.timers.cancel(Timer::IkeLinger(id));
         for spi in [sa.spi_i, sa.spi_r] {
             self.release_spi(spi, SpiOwner::Established(id));

@@ -78,10 +78,11 @@ impl Endpoint {
         };
         self.by_spi.insert(our_spi, SpiOwner::Established(id));
         self.sas.insert(id, sa);
-        if new.standing == Standing::Redundant
-            && let Some(peer) = self.peers.get_mut(&new.peer)
-        {
-            peer.redundant = Some(id);
+        if let Some(peer) = self.peers.get_mut(&new.peer) {
+            peer.sas.insert(id);
+            if new.standing == Standing::Redundant {
+                peer.redundant = Some(id);
+            }
         }
         id
     }

@@ -254,8 +254,12 @@ fn a_sealed_request_that_does_not_parse_is_answered_and_the_sa_stays() {
         vec![1],
     ] {
         let request = peer.raw_request(ExchangeType::INFORMATIONAL, PayloadType::DELETE, &content);
-        let answer = sut.ask(peer.path, &request);
+        sut.give(peer.path, &request);
+        let (_, answer) = sut.take();
         assert_eq!(kinds(&peer.open(&answer).1), [NotifyType::INVALID_SYNTAX]);
+        // The peer may take it as the end of the SA: it is asked.
+        let (question, _) = peer.take(&mut sut);
+        peer.reply(&mut sut, &question, &[]);
     }
     unharmed(&mut sut, &mut peer);
 }

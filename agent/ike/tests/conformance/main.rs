@@ -5,6 +5,7 @@
 mod authentication;
 mod authentication_header;
 mod child;
+mod childless;
 mod collision;
 mod commands;
 mod cookie;
@@ -19,6 +20,7 @@ mod intermediate;
 mod invalid_ke;
 mod lifetime;
 mod nat;
+mod notifies;
 mod peer;
 mod real_crypto;
 mod reauthentication;

@@ -9,7 +9,9 @@ use crate::draft::Draft;
 use crate::peer::clear;
 use crate::support::endpoint_config;
 use crate::sut::{PEER, Sut, configured};
-use crate::talk::{auth_answer, delete_esp, peer_began, we_began, we_have_a_pair, we_rekey};
+use crate::talk::{
+    auth_answer, delete_esp, peer_began, we_began, we_have_a_pair, we_have_a_pair_with, we_rekey,
+};
 
 /// Everything that is sent again is the same bytes. Gives the waits between transmissions.
 fn transmissions(sut: &mut Sut, first: &[u8], count: usize) -> Vec<Duration> {
@@ -57,6 +59,27 @@ fn a_request_is_repeated_bit_by_bit_and_then_the_peer_is_unreachable() {
     sut.pass_until_sent(Duration::from_secs(12));
     assert_eq!(sut.failures(), [Failure::Unreachable]);
     assert_eq!(clear(&sut.take().1).0.exchange, ExchangeType::IKE_SA_INIT);
+}
+
+#[test]
+fn the_verdict_on_a_silent_peer_comes_when_the_retries_say() {
+    for (retries, low, high) in [(1, 5, 7), (2, 17, 22), (3, 31, 39), (10, 130, 162)] {
+        let mut config = configured(1);
+        config.liveness.max_retries = retries;
+        let (mut sut, _, _) = we_have_a_pair_with(config);
+        let asked = sut.now + sut.pass_until_sent(Duration::from_secs(10));
+        let (_, question) = sut.take();
+        let mut times = 1;
+        while sut.failures().is_empty() {
+            let (at, _) = sut.endpoint.poll_timeout().unwrap();
+            sut.pass(at.since_origin().saturating_sub(sut.now));
+            times += sut.sent.drain(..).filter(|(_, sent)| *sent == question).count();
+        }
+        assert_eq!(times, 2 * (1 + usize::from(retries)));
+        let verdict = sut.now.saturating_sub(asked).as_secs();
+        assert!((low..=high).contains(&verdict), "{retries}: {verdict} s");
+        assert_eq!(sut.failures(), [Failure::Unreachable]);
+    }
 }
 
 #[test]

@@ -127,6 +127,7 @@ pub(crate) fn peer_config(local: u8, remote: u8, children: u32) -> PeerConfig {
         ike_lifetime: Duration::from_hours(100),
         liveness: Liveness {
             interval: Duration::from_secs(10),
+            max_retries: 3,
             action: LivenessAction::Restart,
         },
         initiation: Initiation::Eager,

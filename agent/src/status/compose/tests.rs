@@ -136,6 +136,7 @@ fn peer(id: PeerId, node: &str, has_key: bool) -> DesiredPeer {
             ike_lifetime: Duration::from_hours(24),
             liveness: Liveness {
                 interval: Duration::from_secs(30),
+                max_retries: 3,
                 action: LivenessAction::Restart,
             },
             initiation: Initiation::Eager,

@@ -304,7 +304,8 @@ fn ready_reason(status: &IPsecTunnelStatus) -> Option<String> {
 
 /// Reasons that are worth an Event: not those of every rollout.
 fn event_reason(reason: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 35] = [
+    const KNOWN: [&str; 37] = [
+        "AddressAssignmentRequired",
         "AddressConflict",
         "AdmissionPolicyMissing",
         "AgentsNotReady",
@@ -321,6 +322,7 @@ fn event_reason(reason: &str) -> Option<&'static str> {
         "InvalidTrustBundle",
         "KernelUnsupported",
         "MissingCapability",
+        "NoAdditionalSAs",
         "NoCommonAddressFamily",
         "NoNodesSelected",
         "NoOverlayDetected",
