@@ -3,7 +3,7 @@ CARGO ?= cargo
 # Always the whole workspace, so that every command shares one set of features and compiles nothing twice.
 LAB = $(CARGO) build --quiet --workspace --bins && $(or $(CARGO_TARGET_DIR),target)/debug/ipsecmesh-lab
 
-.PHONY: demo test check setup lint unit sim-nightly deny charts e2e lab lab-down
+.PHONY: demo test check setup lint unit sim-nightly deny charts e2e hosts lab lab-down
 
 ## The two commands
 demo: setup ## Boot a cluster of real kernels, encrypt it, show it on the wire, clean up
@@ -37,6 +37,10 @@ charts:
 e2e:
 	$(CARGO) test --workspace --test interop
 	$(CARGO) test --workspace --test mesh
+
+## Without Kubernetes
+hosts: setup ## A root shell on a kernel with ESP, for docs/STANDALONE.md
+	$(LAB) hosts
 
 ## A lab that stays
 lab: setup ## Boot the cluster with the product installed and leave it running

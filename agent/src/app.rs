@@ -116,8 +116,17 @@ struct State {
     departed: Vec<Departed>,
     /// Fingerprint of the certificates that the engine has.
     credentials: Option<String>,
-    /// The bundle by which the engine's peers are judged.
-    trusted: Option<String>,
+    /// What the engine's peers are judged by.
+    trusted: Trusted,
+}
+
+/// Roots by which peers are judged.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Trusted {
+    /// The authority's.
+    roots: Option<String>,
+    /// Those of external peers.
+    bundles: BTreeMap<(String, String), String>,
 }
 
 /// What a desired state was computed from.
@@ -282,10 +291,14 @@ impl App {
             None => Err(format!(
                 "there is no tunnel {name}; see `ipsecmesh-agent status`\n"
             )),
-            Some(_) if !order.down => {
-                self.state.down.remove(&name);
-                Ok(format!("tunnel {name} comes up\n"))
-            }
+            Some(_) if !order.down => Ok(if self.state.down.remove(&name) {
+                format!("tunnel {name} comes up\n")
+            } else {
+                format!("tunnel {name} is not down\n")
+            }),
+            Some(_) if self.state.down.contains(&name) => Ok(format!(
+                "tunnel {name} is down already; `ipsecmesh-agent up {name}` takes it up\n"
+            )),
             Some(tunnel) => {
                 let traffic = if tunnel.block {
                     "its traffic is blocked"
@@ -381,20 +394,27 @@ impl App {
             last_overlays: &self.store.last().overlays,
             own_ready: own_key
                 .is_some_and(|key| own.keys.contains(&key) || snapshot.host && own.keys.is_empty()),
+            own_subject: identity
+                .certificate
+                .as_ref()
+                .map(|certificate| certificate.leaf.subject.as_slice()),
             unpinned: snapshot.host,
             resolved: &resolved,
             psks: &snapshot.psks,
             down: &self.state.down,
         });
         next.revision = self.state.desired.revision;
-        let trusted = authority.map(|authority| authority.bundle.clone());
+        let trusted = Trusted {
+            roots: authority.map(|authority| authority.bundle.clone()),
+            bundles: snapshot.bundles.clone(),
+        };
         let fresh = next != *self.state.desired || self.state.desired.revision == 0;
         if !fresh && trusted == self.state.trusted {
             return Ok(());
         }
         next.revision += u64::from(fresh);
         // Peers are judged by the directory before the engine may meet them.
-        if let Some(authority) = authority {
+        if authority.is_some() || snapshot.host {
             match identity::directory(snapshot, &next, authority) {
                 Ok(directory) => self.verifier.replace(directory),
                 Err(error) => {

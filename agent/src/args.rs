@@ -106,6 +106,10 @@ pub(crate) struct StatusArgs {
     /// How the state is printed.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+    /// Waits until every tunnel is up or idle, at most for so long: seconds and minutes, as in 30s. Without it the present
+    /// state is printed at once.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) wait: Option<ApiDuration>,
     /// Where the agent listens.
     #[command(flatten)]
     pub(crate) local: LocalArgs,
@@ -214,5 +218,21 @@ mod tests {
         assert!(Cli::try_parse_from(["ipsecmesh-agent"]).is_err());
         assert!(Cli::try_parse_from(["ipsecmesh-agent", "--manifests", "x", "probe"]).is_err());
         assert!(Cli::try_parse_from(["ipsecmesh-agent", "probe"]).is_ok());
+    }
+
+    #[test]
+    fn the_service_of_the_documentation_starts_the_agent() {
+        let unit = include_str!("../../docs/ipsecmesh-agent.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart="));
+        let words = line.expect("ExecStart").split_whitespace();
+        let parsed = Cli::try_parse_from(words).expect("valid flags");
+        assert_eq!(parsed.run.manifests, Some(PathBuf::from("/etc/ipsecmesh")));
+        for (directive, folder) in [
+            ("StateDirectory", parsed.run.state_dir),
+            ("RuntimeDirectory", parsed.run.run_dir),
+        ] {
+            let name = folder.file_name().and_then(|name| name.to_str()).expect("a name");
+            assert!(unit.contains(&format!("{directive}={name}\n")), "{directive}");
+        }
     }
 }

@@ -29,6 +29,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command, LogArgs, LogFormat};
+use crate::commands::Failure;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -50,9 +51,9 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match command {
-            Command::Run(args) => app::run(*args).await.map_err(|error| error.to_string()),
-            Command::Flush(_) => commands::flush().await,
-            Command::Probe(_) => commands::probe().await,
+            Command::Run(args) => app::run(*args).await.map_err(|error| error.to_string().into()),
+            Command::Flush(_) => commands::flush().await.map_err(Failure::Refused),
+            Command::Probe(_) => commands::probe().await.map_err(Failure::Refused),
             Command::Rekey(args) => commands::rekey(&args).await,
             Command::Status(args) => commands::status(&args).await,
             Command::Down(args) => commands::tunnel(&args, true).await,
@@ -63,11 +64,11 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) if served => fail(&message),
-        Err(message) => {
+        Err(failure) if served => fail(failure.message()),
+        Err(failure) => {
             // A person reads it: the log's form helps nobody. INVARIANT: nobody is left to tell if stderr refuses.
-            let _ = writeln!(std::io::stderr(), "error: {}", message.trim_end());
-            ExitCode::FAILURE
+            let _ = writeln!(std::io::stderr(), "error: {}", failure.message().trim_end());
+            ExitCode::from(failure.code())
         }
     }
 }

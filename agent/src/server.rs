@@ -84,9 +84,16 @@ pub(crate) async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListene
     TcpListener::bind(address).await.map_err(failed)
 }
 
-/// Opens the control socket; one that an earlier run left is replaced. Its folder has mode 0700.
+/// Opens the control socket; one that an earlier run left is replaced, one that an agent serves is not. Its folder has mode
+/// 0700.
 pub(crate) fn listen_control(path: &Path) -> Result<UnixListener, String> {
     let failed = |error| format!("cannot listen on {}: {error}", path.display());
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(format!(
+            "an agent serves {} already: stop it, or give this one folders of its own with --run-dir and --state-dir",
+            path.display()
+        ));
+    }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         Ok(()) | Err(_) => {}
@@ -137,10 +144,10 @@ async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
 
 async fn state(State(shared): State<Shared>) -> Json<LocalStatus> {
     let inputs = shared.inputs.borrow().clone();
+    // A copy: the engine waits for nobody who asks.
+    let view = shared.view.read(Clone::clone);
     let status = match &inputs {
-        Some(inputs) => shared
-            .view
-            .read(|view| LocalStatus::of(&inputs.snapshot, &inputs.desired, view, &inputs.down)),
+        Some(inputs) => LocalStatus::of(&inputs.snapshot, &inputs.desired, &view, &inputs.down),
         None => LocalStatus::default(),
     };
     let waiting_for = shared.readiness.why_not();
@@ -182,4 +189,69 @@ async fn rekey(State(shared): State<Shared>, Query(query): Query<RekeyQuery>) ->
 async fn scrape(State(metrics): State<Metrics>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], metrics.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::task::Task;
+
+    fn shared() -> Shared {
+        Shared {
+            view: SharedView::new(),
+            inputs: watch::channel(None).1,
+            readiness: Readiness::starting(),
+            commands: mpsc::channel(1).0,
+            orders: mpsc::channel(1).0,
+        }
+    }
+
+    async fn ask(path: &Path) -> String {
+        let mut stream = UnixStream::connect(path).await.expect("connected");
+        stream
+            .write_all(b"GET /state HTTP/1.0\r\n\r\n")
+            .await
+            .expect("asked");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("agent.sock");
+        let listener = listen_control(&path).expect("listening");
+        let _server = Task::spawn("control server", serve_control(listener, shared()));
+        let mut slow = UnixStream::connect(&path).await.expect("connected");
+        slow.write_all(b"GET /sta").await.expect("half a request");
+        let asked = futures::future::join_all((0..20).map(|_| ask(&path)));
+        let answers = tokio::time::timeout(Duration::from_secs(10), asked)
+            .await
+            .expect("in time");
+        for answer in answers {
+            assert!(
+                answer.contains("200 OK") && answer.contains("\"ready\":false"),
+                "{answer}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_the_owners_and_no_second_agent_takes_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("agent.sock");
+        let first = listen_control(&path).expect("listening");
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let refused = listen_control(&path).expect_err("served");
+        assert!(refused.contains("--run-dir"), "{refused}");
+        drop(first);
+        listen_control(&path).expect("one that an earlier run left is replaced");
+    }
 }

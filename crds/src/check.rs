@@ -181,8 +181,7 @@ impl Checker {
                         .into_iter()
                         .flat_map(|fields| fields.keys().map(String::as_str))
                         .collect();
-                    let message = format!("unknown field; known here: {}", known.join(", "));
-                    found.push(refusal(&path, message));
+                    found.push(refusal(&path, unknown_field(name, &known)));
                 }
             }
         }
@@ -236,6 +235,48 @@ fn refusal(field: &str, message: String) -> Refusal {
     }
 }
 
+/// What is around `spec`.
+const ENVELOPE: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];
+
+/// A field that nobody knows, with the one that was probably meant.
+fn unknown_field(name: &str, known: &[&str]) -> String {
+    let likely = known
+        .iter()
+        .map(|candidate| (distance(name, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len() / 3)
+        .min();
+    let meant = likely.map_or_else(String::new, |(_, candidate)| {
+        format!(" did you mean {candidate:?}?")
+    });
+    format!("unknown field;{meant} known here: {}", known.join(", "))
+}
+
+/// How many letters differ, with case counted little: insertions, deletions, replacements and swaps of neighbours.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.to_lowercase(), b.to_lowercase());
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    let mut previous = None;
+    for (i, x) in a.chars().enumerate() {
+        let mut next = vec![i + 1];
+        let mut left = None;
+        for (j, y) in b.chars().enumerate() {
+            let at = |cells: &[usize], column: usize| cells.get(column).copied().unwrap_or(usize::MAX / 2);
+            let mut best = (at(&row, j) + usize::from(x != y))
+                .min(at(&row, j + 1) + 1)
+                .min(at(&next, j) + 1);
+            if j > 0 && Some(y) == previous && Some(x) == left {
+                best = best.min(at(&before, j - 1) + 1);
+            }
+            next.push(best);
+            left = Some(y);
+        }
+        previous = Some(x);
+        before = std::mem::replace(&mut row, next);
+    }
+    row.last().copied().unwrap_or_default()
+}
+
 /// What is around `spec`: group and version, the name, and nothing unknown.
 fn envelope(object: &Value, found: &mut Vec<Refusal>) {
     let Some(fields) = object.as_object() else {
@@ -249,9 +290,8 @@ fn envelope(object: &Value, found: &mut Vec<Refusal>) {
         found.push(refusal("apiVersion", message));
     }
     for name in fields.keys() {
-        if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&name.as_str()) {
-            let message = "unknown field; known here: apiVersion, kind, metadata, spec".to_owned();
-            found.push(refusal(name, message));
+        if name != "status" && !ENVELOPE.contains(&name.as_str()) {
+            found.push(refusal(name, unknown_field(name, &ENVELOPE)));
         }
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -318,5 +358,30 @@ fn shown(value: &Value) -> String {
     match text.char_indices().nth(64) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_field_that_was_meant_is_named() {
+        let known = ["traffic", "remote", "childSA", "mode"];
+        for (name, meant) in [
+            ("trafic", Some("traffic")),
+            ("childSa", Some("childSA")),
+            ("child_sa", Some("childSA")),
+            ("rmeote", Some("remote")),
+            ("colour", None),
+            ("x", None),
+        ] {
+            let said = unknown_field(name, &known);
+            let expected = meant.map(|meant| format!("did you mean {meant:?}?"));
+            assert_eq!(said.contains("did you mean"), meant.is_some(), "{said}");
+            assert!(said.contains(&expected.unwrap_or_default()), "{said}");
+        }
+        assert_eq!(distance("ab", "ba"), 1);
+        assert_eq!(distance("", "abc"), 3);
     }
 }

@@ -209,6 +209,11 @@ impl Running {
         }
     }
 
+    /// A second handle that writes to the command's standard input, where the command was started attached.
+    pub fn input(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+
     /// A second handle that can end the command from another thread.
     pub fn stopper(&self) -> io::Result<Stopper> {
         Ok(Stopper {

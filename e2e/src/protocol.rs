@@ -259,6 +259,9 @@ pub struct Exec {
     /// Standard input, closed after it.
     #[serde(default)]
     pub stdin: Option<String>,
+    /// What the client sends after the request is standard input, until it closes its side; `stdin` says nothing then.
+    #[serde(default)]
+    pub attached: bool,
     /// Where to run it.
     #[serde(default)]
     pub place: Place,

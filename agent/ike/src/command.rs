@@ -207,6 +207,7 @@ impl Endpoint {
             return;
         };
         peer.failures = 0;
+        peer.told_refused_init = false;
         let new = peer.config.clone();
         let current = peer.current;
         let eager = peer.eager();

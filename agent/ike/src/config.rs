@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::distinguished_name::DistinguishedName;
 use crate::time::WallTime;
 use crate::types::{BootId, ChildId, PeerId, SaProtocol};
 
@@ -132,10 +133,45 @@ pub struct CertificateError(pub String);
 pub enum Identity {
     /// ID_IPV4_ADDR or ID_IPV6_ADDR.
     Address(IpAddr),
+    /// ID_DER_ASN1_DN: compared as RFC 5280 §7.1 says.
+    Dn(DistinguishedName),
+    /// ID_RFC822_ADDR: the part behind the `@` is compared without case (RFC 5280 §7.5).
+    Email(String),
     /// ID_FQDN: compared without case.
     Fqdn(String),
     /// ID_KEY_ID: opaque bytes.
     KeyId(Vec<u8>),
+}
+
+impl Identity {
+    /// Whether two identities are the same one.
+    pub fn matches(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Dn(a), Self::Dn(b)) => a.matches(b),
+            (Self::Email(a), Self::Email(b)) => match (a.rsplit_once('@'), b.rsplit_once('@')) {
+                (Some((a, a_host)), Some((b, b_host))) => a == b && a_host.eq_ignore_ascii_case(b_host),
+                _ => a == b,
+            },
+            (Self::Fqdn(a), Self::Fqdn(b)) => a.eq_ignore_ascii_case(b),
+            (Self::Address(a), Self::Address(b)) => a == b,
+            (Self::KeyId(a), Self::KeyId(b)) => a == b,
+            (Self::Address(_) | Self::Dn(_) | Self::Email(_) | Self::Fqdn(_) | Self::KeyId(_), _) => false,
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    /// Kind and value, as the API names them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(IpAddr::V4(address)) => write!(f, "IPv4 {address}"),
+            Self::Address(IpAddr::V6(address)) => write!(f, "IPv6 {address}"),
+            Self::Dn(name) => write!(f, "DN {name}"),
+            Self::Email(address) => write!(f, "Email {}", address.escape_debug()),
+            Self::Fqdn(name) => write!(f, "FQDN {}", name.escape_debug()),
+            Self::KeyId(id) => write!(f, "KeyID {}", id.escape_ascii()),
+        }
+    }
 }
 
 /// Retransmission of a request (RFC 7296 §2.1): at 0, `initial`, then each time `factor` percent longer up to `cap`.

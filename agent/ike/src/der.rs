@@ -23,11 +23,16 @@ impl<'a> Der<'a> {
 
     /// The content of the next element, which has to have this tag.
     pub(crate) fn content(&mut self, tag: u8) -> Option<&'a [u8]> {
-        let (&found, rest) = self.0.split_first()?;
-        let (&first, rest) = rest.split_first()?;
-        if found != tag {
+        if self.0.first() != Some(&tag) {
             return None;
         }
+        self.element().map(|(_, content)| content)
+    }
+
+    /// Tag and content of the next element, whatever it is.
+    pub(crate) fn element(&mut self) -> Option<(u8, &'a [u8])> {
+        let (&tag, rest) = self.0.split_first()?;
+        let (&first, rest) = rest.split_first()?;
         let (length, rest) = match (first, rest) {
             (0..=0x7f, _) => (usize::from(first), rest),
             (0x81, [length, rest @ ..]) if *length >= 0x80 => (usize::from(*length), rest),
@@ -38,7 +43,7 @@ impl<'a> Der<'a> {
         };
         let (content, rest) = rest.split_at_checked(length)?;
         self.0 = rest;
-        Some(content)
+        Some((tag, content))
     }
 
     /// The next element as a structure of its own.

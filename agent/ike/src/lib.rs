@@ -22,6 +22,7 @@ pub mod config;
 mod cookie;
 pub mod crypto;
 mod der;
+mod distinguished_name;
 mod endpoint;
 mod exchange;
 mod jitter;
@@ -35,6 +36,7 @@ pub mod types;
 pub mod wire;
 
 pub use config::*;
+pub use distinguished_name::DistinguishedName;
 pub use endpoint::{Counts, Endpoint};
 pub use output::*;
 pub use time::{Instant, Now, TimerReason, WallTime};

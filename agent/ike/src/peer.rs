@@ -50,6 +50,8 @@ pub(crate) struct Peer {
     pub(crate) boot: Option<BootId>,
     /// The driver knows that the credentials are missing.
     pub(crate) told_no_credentials: bool,
+    /// The driver knows that a request in clear from the peer's address was refused: it is told once, whoever sent it.
+    pub(crate) told_refused_init: bool,
 }
 
 /// The place of one configured child.
@@ -109,6 +111,7 @@ impl Peer {
             failures: 0,
             boot: None,
             told_no_credentials: false,
+            told_refused_init: false,
         }
     }
 

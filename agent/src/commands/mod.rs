@@ -6,5 +6,5 @@ mod probe;
 mod table;
 
 pub(crate) use flush::flush;
-pub(crate) use local::{rekey, status, tunnel};
+pub(crate) use local::{Failure, rekey, status, tunnel};
 pub(crate) use probe::probe;

@@ -236,6 +236,7 @@ mod tests {
                         packets: 1,
                     },
                 }],
+                failure_reason: None,
                 failure: None,
                 failing_tunnel: None,
                 failing_since: None,

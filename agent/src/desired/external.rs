@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands};
 use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 use ipsecmesh_ike::{
-    ChildConfig, ChildId, Identity, Initiation, Mode, PeerAuth, PeerConfig, TrafficSelector,
+    ChildConfig, ChildId, DistinguishedName, Identity, Initiation, Mode, PeerAuth, PeerConfig,
+    TrafficSelector,
 };
 
 use crate::desired::naming::{Part, Reqids, peer_id};
@@ -352,7 +353,14 @@ impl Far<'_> {
     /// What the spec says; otherwise this host's name where it has one, and its address where it has none.
     fn local_identity(&self, inputs: &Inputs<'_>) -> Identity {
         let own = &inputs.own.identity;
+        let subject = inputs.own_subject.and_then(DistinguishedName::from_der);
         match &self.external.local_identity {
+            // As the certificate has it: the peer compares both byte by byte (RFC 4945 §3.1.5).
+            Some(Identity::Dn(name)) => Identity::Dn(
+                subject
+                    .filter(|subject| subject.matches(name))
+                    .unwrap_or_else(|| name.clone()),
+            ),
             Some(identity) => identity.clone(),
             None if own.is_empty() => Identity::Address(self.ends.local),
             None => Identity::Fqdn(own.clone()),

@@ -37,6 +37,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) last_overlays: &'a BTreeMap<String, Vec<Overlay>>,
     /// This node can prove who it is, and the directory holds its key.
     pub(crate) own_ready: bool,
+    /// The subject of this node's certificate, in DER.
+    pub(crate) own_subject: Option<&'a [u8]>,
     /// Keys are pinned only where the directory names them.
     pub(crate) unpinned: bool,
     /// Where the external peers are.

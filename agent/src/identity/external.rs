@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipsecmesh_ike::{Identity, WallTime};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::CertificateDer;
 
 use crate::identity::leaf::Leaf;
 use crate::identity::trust::TrustBundle;
@@ -36,17 +36,18 @@ impl ExpectedHost {
         trust
             .check_foreign_chain(chain, at.0)
             .map_err(|error| describe(&error, &leaf, at))?;
-        if claimed != &self.identity && !same_name(claimed, &self.identity) {
+        if !claimed.matches(&self.identity) {
             return Err(format!(
-                "the peer claims {claimed:?}, spec.remote.external.identity says {:?}",
+                "the peer claims {claimed}, spec.remote.external.identity says {}",
                 self.identity
             ));
         }
-        if !names(certificate, &leaf, &self.identity) {
+        // The whole subject, byte by byte (RFC 4945 §3.1.5).
+        let subject = !matches!(claimed, Identity::Dn(name) if leaf.subject != name.as_der());
+        if !subject || !leaf.carries(claimed) {
             return Err(format!(
-                "its subjectAltName has no {:?} (DNS names {:?}): issue one that has it, or correct \
-                 spec.remote.external.identity",
-                self.identity, leaf.dns_names
+                "it does not carry {claimed}, only {}: issue one that does, or correct spec.remote.external.identity",
+                leaf.identities()
             ));
         }
         let key = leaf.key_fingerprint();
@@ -57,23 +58,6 @@ impl ExpectedHost {
             ));
         }
         Ok(leaf.spki)
-    }
-}
-
-fn same_name(a: &Identity, b: &Identity) -> bool {
-    matches!((a, b), (Identity::Fqdn(a), Identity::Fqdn(b)) if a.eq_ignore_ascii_case(b))
-}
-
-/// Whether the certificate speaks for `identity` (RFC 4945 §3.1): exactly, never by a wildcard.
-pub(crate) fn names(certificate: &CertificateDer<'_>, leaf: &Leaf, identity: &Identity) -> bool {
-    match identity {
-        Identity::Fqdn(name) => leaf.dns_names.iter().any(|has| has.eq_ignore_ascii_case(name)),
-        Identity::Address(address) => webpki::EndEntityCert::try_from(certificate).is_ok_and(|parsed| {
-            let name = ServerName::IpAddress((*address).into());
-            parsed.verify_is_valid_for_subject_name(&name).is_ok()
-        }),
-        // No certificate carries the others.
-        Identity::KeyId(_) | _ => false,
     }
 }
 

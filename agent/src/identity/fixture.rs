@@ -76,6 +76,8 @@ impl Authority {
         parameters.subject_alt_names = vec![
             SanType::DnsName(request.dns.try_into().expect("a name")),
             SanType::URI(request.uri.try_into().expect("a URI")),
+            SanType::Rfc822Name("vpn@example.com".try_into().expect("an address")),
+            SanType::IpAddress([192, 0, 2, 7].into()),
         ];
         parameters.is_ca = IsCa::ExplicitNoCa;
         let usage = if request.ike { IPSEC_IKE } else { SERVER_AUTH };

@@ -1,11 +1,15 @@
 //! What the agent reads out of a node certificate.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
+use ipsecmesh_ike::{DistinguishedName, Identity};
 use k8s_openapi::jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
-use x509_cert::der::Decode as _;
+use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 /// The fields of a node certificate that decisions rest on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,10 @@ pub(crate) struct Leaf {
     pub(crate) dns_names: Vec<String>,
     /// URIs of the subjectAltName.
     pub(crate) uris: Vec<String>,
+    /// E-mail and IP addresses of the subjectAltName.
+    pub(crate) addresses: Vec<Identity>,
+    /// The subject in DER.
+    pub(crate) subject: Vec<u8>,
     /// SubjectPublicKeyInfo in DER.
     pub(crate) spki: Vec<u8>,
 }
@@ -36,14 +44,45 @@ impl Leaf {
             x509_cert::Certificate::from_der(certificate.as_ref()).map_err(|e| LeafError(e.to_string()))?;
         let names = webpki::EndEntityCert::try_from(certificate).map_err(|e| LeafError(e.to_string()))?;
         let body = parsed.tbs_certificate();
+        let subject = body.subject().to_der().map_err(|e| LeafError(e.to_string()))?;
         Ok(Self {
             serial: hex(body.serial_number().as_bytes()),
             not_before: body.validity().not_before.to_unix_duration().as_secs(),
             not_after: body.validity().not_after.to_unix_duration().as_secs(),
             dns_names: names.valid_dns_names().map(str::to_owned).collect(),
             uris: names.valid_uri_names().map(str::to_owned).collect(),
+            addresses: addresses(body)?,
+            subject,
             spki: names.subject_public_key_info().as_ref().to_vec(),
         })
+    }
+
+    /// Whether it speaks for `identity` (RFC 4945 §3.1): exactly, never by a wildcard. A distinguished name may be written
+    /// otherwise than the subject.
+    pub(crate) fn carries(&self, identity: &Identity) -> bool {
+        match identity {
+            Identity::Fqdn(name) => self.dns_names.iter().any(|has| has.eq_ignore_ascii_case(name)),
+            Identity::Address(_) | Identity::Email(_) => {
+                self.addresses.iter().any(|has| has.matches(identity))
+            }
+            Identity::Dn(name) => {
+                DistinguishedName::from_der(&self.subject).is_some_and(|subject| subject.matches(name))
+            }
+            // No certificate carries the others.
+            Identity::KeyId(_) | _ => false,
+        }
+    }
+
+    /// Who it speaks for, for messages.
+    pub(crate) fn identities(&self) -> String {
+        let subject = DistinguishedName::from_der(&self.subject).map(Identity::Dn);
+        let dns = self.dns_names.iter().cloned().map(Identity::Fqdn);
+        let all: Vec<String> = dns
+            .chain(self.addresses.iter().cloned())
+            .chain(subject)
+            .map(|identity| identity.to_string())
+            .collect();
+        all.join(", ")
     }
 
     /// Fingerprint of the public key, as `IPsecPeer.spec.keys` holds it.
@@ -58,6 +97,29 @@ pub(crate) fn date(seconds: u64) -> String {
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok())
         .map_or_else(|| format!("{seconds} s after 1970"), |time| time.to_string())
+}
+
+fn addresses(body: &x509_cert::TbsCertificate) -> Result<Vec<Identity>, LeafError> {
+    let (_, names) = match body.get_extension::<SubjectAltName>() {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(Vec::new()),
+        Err(error) => return Err(LeafError(error.to_string())),
+    };
+    let address = |name: GeneralName| match name {
+        GeneralName::Rfc822Name(address) => Some(Identity::Email(address.as_str().to_owned())),
+        GeneralName::IpAddress(octets) => {
+            let v4 = <[u8; 4]>::try_from(octets.as_bytes()).map(IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(octets.as_bytes()).map(IpAddr::from);
+            v4.or(v6).ok().map(Identity::Address)
+        }
+        GeneralName::OtherName(_)
+        | GeneralName::DnsName(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EdiPartyName(_)
+        | GeneralName::UniformResourceIdentifier(_)
+        | GeneralName::RegisteredId(_) => None,
+    };
+    Ok(names.0.into_iter().filter_map(address).collect())
 }
 
 /// `sha256:` and the digest of `der` in hex.

@@ -45,13 +45,17 @@ pub(crate) fn wanted(snapshot: &Snapshot, authority: &Authority) -> Result<Optio
     }))
 }
 
-/// What the certificates of all desired peers are judged by.
+/// What the certificates of all desired peers are judged by. A host that knows each peer by a bundle of its own has no
+/// authority.
 pub(crate) fn directory(
     snapshot: &Snapshot,
     desired: &Desired,
-    authority: &Authority,
+    authority: Option<&Authority>,
 ) -> Result<Directory, BundleError> {
-    let trust = TrustBundle::parse(&authority.bundle)?;
+    let trust = match authority {
+        Some(authority) => TrustBundle::parse(&authority.bundle)?,
+        None => TrustBundle::default(),
+    };
     let by_name: HashMap<&str, _> = snapshot
         .peers
         .iter()
@@ -59,7 +63,7 @@ pub(crate) fn directory(
         .collect();
     let expected = |node: &str| {
         let peer = by_name.get(node)?;
-        let identity = convert::identity(peer, authority);
+        let identity = convert::identity(peer, authority?);
         Some(ExpectedPeer {
             node: peer.node.clone(),
             dns_name: identity.dns_name(),

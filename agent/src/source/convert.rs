@@ -1,6 +1,7 @@
 //! From objects of the API to the model: pure. What cannot be carried out is named with its field, and takes nothing
 //! else down.
 
+mod contradiction;
 mod external;
 
 use std::collections::BTreeSet;
@@ -122,8 +123,15 @@ fn problem(spec: &IPsecTunnelSpec) -> Option<String> {
         let texts: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
         return Some(texts.join("; "));
     }
-    if let Err(problem) = external::remote(spec) {
-        return Some(problem);
+    match external::remote(spec) {
+        Err(problem) => return Some(problem),
+        Ok(Remote::Nodes) => {}
+        Ok(Remote::External(external)) => {
+            let found = contradiction::contradiction(spec, &external, mode(spec.mode));
+            if found.is_some() {
+                return found;
+            }
+        }
     }
     if ike_proposals(spec).is_empty() {
         return Some("spec.ike.proposals: no proposal has only algorithms that this agent knows".to_owned());
@@ -150,10 +158,7 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
         overlay: Vec::new(),
         block: spec.failure_policy == FailurePolicy::Block,
         protocol: protocol(spec.protocol),
-        mode: match spec.mode {
-            tunnel::Mode::Transport => Mode::Transport,
-            tunnel::Mode::Tunnel => Mode::Tunnel,
-        },
+        mode: mode(spec.mode),
         start: match child.initiation {
             tunnel::Initiation::Auto => Start::Auto,
             tunnel::Initiation::Eager => Start::Eager,
@@ -238,6 +243,13 @@ fn encryption(name: suite::Encryption) -> Encryption {
         suite::Encryption::ChaCha20Poly1305 => Encryption::ChaCha20Poly1305,
         suite::Encryption::AesCbc128 => Encryption::AesCbcKey128,
         suite::Encryption::AesCbc256 => Encryption::AesCbcKey256,
+    }
+}
+
+fn mode(name: tunnel::Mode) -> Mode {
+    match name {
+        tunnel::Mode::Transport => Mode::Transport,
+        tunnel::Mode::Tunnel => Mode::Tunnel,
     }
 }
 

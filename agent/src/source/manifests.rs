@@ -3,6 +3,7 @@
 
 mod certificates;
 mod folder;
+mod locate;
 mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,10 @@ use ipsecmesh_crds::tunnel::auth::DEFAULT_AUTHORITY;
 use ipsecmesh_crds::tunnel::{
     AuthType, EffectiveOverlay, FailurePolicy, RemoteType, SecretKeyRef, TrafficType,
 };
-use ipsecmesh_crds::{IPsecAuthority, IPsecPeer, IPsecTunnel, IPsecTunnelStatus, Phase, tunnel};
+use ipsecmesh_crds::{
+    IPsecAuthority, IPsecAuthoritySpec, IPsecPeer, IPsecTunnel, IPsecTunnelStatus, Phase, tunnel,
+};
+use ipsecmesh_ike::Identity;
 use ipsecmesh_ike::crypto::Provider;
 use kube::core::{Selector, SelectorExt as _};
 use serde::de::DeserializeOwned;
@@ -27,7 +31,7 @@ use crate::model::{ExternalAuth, Membership, Overlay, Peer, Psk, Tunnel};
 use crate::source::Snapshot;
 use crate::source::convert::{self, RankedTunnel};
 use crate::source::kube::tell;
-use crate::source::manifests::certificates::{CERTIFICATES, Own};
+use crate::source::manifests::certificates::Own;
 use crate::source::manifests::folder::{Document, Folder};
 use crate::source::table::Row;
 use crate::task::Task;
@@ -106,6 +110,8 @@ struct Reader {
     own: Own,
     certificate: Option<Arc<NodeCertificate>>,
     bundles: BTreeMap<(String, String), String>,
+    /// Roots of authorities.
+    roots: BTreeMap<String, String>,
 }
 
 impl Reader {
@@ -119,6 +125,7 @@ impl Reader {
             own: Own::new(provider),
             certificate: None,
             bundles: BTreeMap::new(),
+            roots: BTreeMap::new(),
         }
     }
 
@@ -144,7 +151,7 @@ impl Reader {
                 continue;
             };
             if let Err(problem) = directory.select(&object) {
-                refused.insert(object_name(document), format!("{}: {problem}", document.place));
+                refused.insert(object_name(document), placed(document, &problem));
                 continue;
             }
             decide(&mut object);
@@ -169,6 +176,7 @@ impl Reader {
         {
             directory.own.identity.clone_from(name);
         }
+        self.doubt_own_identity(&directory.own, &mut refused);
         Snapshot {
             synced: true,
             tunnels: self.in_order(),
@@ -189,13 +197,8 @@ impl Reader {
         let mut bundles = BTreeMap::new();
         let mut used: Option<String> = None;
         for (name, ranked) in &self.tunnels {
-            let (authority, bundle) = match ranked.tunnel.external().map(|external| &external.auth) {
-                Some(ExternalAuth::Psk) => continue,
-                Some(ExternalAuth::Certificate {
-                    authority,
-                    trust_bundle,
-                }) => (authority.as_str(), trust_bundle.as_ref()),
-                None => (DEFAULT_AUTHORITY, None),
+            let Some((authority, bundle)) = certified_by(&ranked.tunnel) else {
+                continue;
             };
             let object = format!("IPsecTunnel {name}");
             if let Some(first) = used.as_ref().filter(|first| *first != authority) {
@@ -247,6 +250,43 @@ impl Reader {
         self.bundles = bundles;
     }
 
+    /// A certificate that does not carry the name that this host will claim is refused by every peer: it is told before.
+    fn doubt_own_identity(&self, own: &Peer, refused: &mut BTreeMap<String, String>) {
+        let Some(leaf) = self.certificate.as_ref().map(|certificate| &certificate.leaf) else {
+            return;
+        };
+        for (name, ranked) in &self.tunnels {
+            let Some((authority, _)) = certified_by(&ranked.tunnel) else {
+                continue;
+            };
+            let told = ranked
+                .tunnel
+                .external()
+                .and_then(|external| external.local_identity.clone());
+            let (object, field, identity) = match told {
+                Some(identity) => (
+                    format!("IPsecTunnel {name}"),
+                    "spec.remote.external.localIdentity",
+                    identity,
+                ),
+                None if own.identity.is_empty() => continue,
+                None => (
+                    format!("IPsecPeer {}", own.node),
+                    "spec.identity",
+                    Identity::Fqdn(own.identity.clone()),
+                ),
+            };
+            if !leaf.carries(&identity) {
+                let problem = format!(
+                    "{field}: certificates/{authority}/tls.crt does not carry {identity}, only {}: name one of these, or \
+                     have a certificate issued that carries it",
+                    leaf.identities()
+                );
+                refused.entry(object).or_insert(problem);
+            }
+        }
+    }
+
     fn in_order(&self) -> Vec<Tunnel> {
         let mut ranked: Vec<&RankedTunnel> = self.tunnels.values().collect();
         ranked.sort_by(|a, b| a.rank.cmp(&b.rank));
@@ -259,36 +299,65 @@ impl Reader {
             .collect()
     }
 
-    /// Authorities with the roots that stand beside them.
+    /// The authorities that objects declare or tunnels name, with the roots in their folders. One of which there is nothing
+    /// more to say needs no object.
     fn authorities(
-        &self,
+        &mut self,
         documents: &[Document],
         refused: &mut BTreeMap<String, String>,
     ) -> BTreeMap<String, crate::model::Authority> {
-        let mut authorities = BTreeMap::new();
+        let mut wanted = BTreeMap::new();
         for document in documents
             .iter()
             .filter(|document| document.kind == "IPsecAuthority")
         {
-            let Some(mut object) = parsed::<IPsecAuthority>(document, refused) else {
-                continue;
-            };
-            let roots = self.path.join(CERTIFICATES).join(&document.name).join("ca.crt");
-            match std::fs::read_to_string(&roots) {
-                Ok(bundle) => object.status.get_or_insert_default().bundle = Some(bundle),
-                Err(error) => {
-                    let problem = format!(
-                        "{}: {CERTIFICATES}/{}/ca.crt: {error}: put the roots of the authority there, in PEM",
-                        document.place, document.name
-                    );
-                    refused.insert(object_name(document), problem);
-                }
-            }
-            if let Some(authority) = note(document, convert::authority(&object, None), refused) {
-                authorities.insert(document.name.clone(), authority);
+            if let Some(object) = parsed::<IPsecAuthority>(document, refused) {
+                let blamed = (object_name(document), format!("{}: ", document.place("")));
+                wanted.insert(document.name.clone(), (blamed, object));
             }
         }
+        for (tunnel, ranked) in &self.tunnels {
+            if let Some((authority, None)) = certified_by(&ranked.tunnel) {
+                wanted.entry(authority.to_owned()).or_insert_with(|| {
+                    let field = "spec.auth.certificate.authorityRef: ".to_owned();
+                    let object = IPsecAuthority::new(authority, IPsecAuthoritySpec::default());
+                    ((format!("IPsecTunnel {tunnel}"), field), object)
+                });
+            }
+        }
+        let before = std::mem::take(&mut self.roots);
+        let mut authorities = BTreeMap::new();
+        for (name, ((blamed, place), mut object)) in wanted {
+            let roots = certificates::roots(&self.path, &name).or_else(|problem| {
+                let before = before.get(&name).cloned();
+                let kept = before
+                    .as_ref()
+                    .map_or("", |_| "; the roots that were read before stay in force");
+                add(refused, blamed, format!("{place}{problem}{kept}"));
+                before.ok_or(())
+            });
+            let Ok(roots) = roots else { continue };
+            object.status.get_or_insert_default().bundle = Some(roots.clone());
+            self.roots.insert(name.clone(), roots);
+            authorities.extend(
+                convert::authority(&object, None)
+                    .value
+                    .map(|authority| (name, authority)),
+            );
+        }
         authorities
+    }
+}
+
+/// The authority of this host's certificate in a tunnel, and the bundle that its peer is judged by where it is another.
+fn certified_by(tunnel: &Tunnel) -> Option<(&str, Option<&(String, String)>)> {
+    match tunnel.external().map(|external| &external.auth) {
+        Some(ExternalAuth::Psk) => None,
+        Some(ExternalAuth::Certificate {
+            authority,
+            trust_bundle,
+        }) => Some((authority.as_str(), trust_bundle.as_ref())),
+        None => Some((DEFAULT_AUTHORITY, None)),
     }
 }
 
@@ -418,18 +487,21 @@ fn first_of_each<'a>(
     documents: impl Iterator<Item = &'a Document>,
     refused: &mut BTreeMap<String, String>,
 ) -> Vec<Document> {
-    let mut found: BTreeMap<String, &str> = BTreeMap::new();
+    let mut found: BTreeMap<String, &Document> = BTreeMap::new();
     let mut first = Vec::new();
     for document in documents {
         let name = object_name(document);
         if document.kind == "IPsecNode" {
-            let problem = "the machinery of a cluster writes it; here it says nothing: remove it";
-            refused.insert(name, format!("{}: {problem}", document.place));
-        } else if let Some(place) = found.get(&name) {
-            let problem = format!("{name} stands in {place} already, and that counts: remove one of both");
-            refused.insert(name, format!("{}: {problem}", document.place));
+            let problem = "kind: the machinery of a cluster writes it; here it says nothing: remove it";
+            refused.insert(name, placed(document, problem));
+        } else if let Some(winner) = found.get(&name) {
+            let place = winner.place("");
+            let problem = format!(
+                "metadata.name: {name} stands at {place} already, and that counts: remove one of both"
+            );
+            add(refused, name, placed(document, &problem));
         } else {
-            found.insert(name, &document.place);
+            found.insert(name, document);
             first.push(document.clone());
         }
     }
@@ -450,16 +522,22 @@ fn object_name(document: &Document) -> String {
 
 fn parsed<K: DeserializeOwned>(document: &Document, refused: &mut BTreeMap<String, String>) -> Option<K> {
     serde_json::from_value(document.object.clone())
-        .map_err(|error| refused.insert(object_name(document), format!("{}: {error}", document.place)))
+        .map_err(|error| refused.insert(object_name(document), placed(document, &error.to_string())))
         .ok()
 }
 
 /// The value of a row; what is wrong with it is noted with its place.
 fn note<T>(document: &Document, row: Row<T>, refused: &mut BTreeMap<String, String>) -> Option<T> {
     if let Some(problem) = row.problem {
-        refused.insert(object_name(document), format!("{}: {problem}", document.place));
+        add(refused, object_name(document), placed(document, &problem));
     }
     row.value
+}
+
+/// What is wrong, behind the place of the field that it begins with.
+fn placed(document: &Document, problem: &str) -> String {
+    let field = problem.split(": ").next().filter(|field| !field.contains(' '));
+    format!("{}: {problem}", document.place(field.unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -51,7 +51,10 @@ struct Resolver {
 
 /// A name and what it last stood for.
 struct Name {
+    /// What it has, or last had.
     addresses: Vec<IpAddr>,
+    /// Why nothing is known of it.
+    reason: String,
     ask_at: Instant,
 }
 
@@ -60,17 +63,62 @@ impl Resolver {
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             self.names.retain(|name, _| wanted.peers.contains(name));
-            let mut found = Resolved::new();
-            for peer in &wanted.peers {
-                let ends = self.ends(peer, &wanted.own).await;
-                found.insert(peer.clone(), ends);
+            // First what is known: a name server that does not answer keeps no other peer waiting.
+            self.publish(self.find(&wanted).await);
+            if self.ask(&wanted).await {
+                self.publish(self.find(&wanted).await);
             }
-            self.publish(found);
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
+    }
+
+    /// Everything that is known; a name that nobody has asked for yet is left out.
+    async fn find(&self, wanted: &Addresses) -> Resolved {
+        let mut found = Resolved::new();
+        for peer in &wanted.peers {
+            let candidates = match (peer.parse::<IpAddr>(), self.names.get(peer)) {
+                (Ok(address), _) => vec![address],
+                (Err(_), Some(name)) => name.addresses.clone(),
+                (Err(_), None) => continue,
+            };
+            let ends = match (candidates.is_empty(), self.names.get(peer)) {
+                (true, Some(name)) => Err(format!(
+                    "spec.remote.external.address: {peer:?} does not resolve: {}: correct the name, or this host's \
+                     name servers",
+                    name.reason
+                )),
+                (true, None) | (false, _) => self.ends(peer, candidates, &wanted.own).await,
+            };
+            found.insert(peer.clone(), ends);
+        }
+        found
+    }
+
+    /// Asks for all names whose time has come, at once; says whether there were any.
+    async fn ask(&mut self, wanted: &Addresses) -> bool {
+        let now = Instant::now();
+        let due = wanted.peers.iter().filter(|peer| {
+            let known = self.names.get(*peer);
+            peer.parse::<IpAddr>().is_err() && known.is_none_or(|known| known.ask_at <= now)
+        });
+        let due: Vec<&String> = due.collect();
+        let answers = futures::future::join_all(due.iter().map(|name| lookup(name))).await;
+        let any = !due.is_empty();
+        for (name, answer) in due.into_iter().zip(answers) {
+            let known = self.names.entry(name.clone()).or_insert_with(|| Name {
+                addresses: Vec::new(),
+                reason: String::new(),
+                ask_at: now,
+            });
+            match answer {
+                Ok(addresses) => (known.addresses, known.ask_at) = (addresses, now + NAMES_EVERY),
+                Err(reason) => known.reason = reason,
+            }
+        }
+        any
     }
 
     fn publish(&self, found: Resolved) {
@@ -94,11 +142,7 @@ impl Resolver {
         });
     }
 
-    async fn ends(&mut self, peer: &str, own: &[IpAddr]) -> Result<Ends, String> {
-        let candidates = match peer.parse::<IpAddr>() {
-            Ok(address) => vec![address],
-            Err(_) => self.name(peer).await?,
-        };
+    async fn ends(&self, peer: &str, candidates: Vec<IpAddr>, own: &[IpAddr]) -> Result<Ends, String> {
         // The address in use stays as long as the name still has it: no name server's order moves a tunnel.
         let present = self
             .publisher
@@ -120,41 +164,25 @@ impl Resolver {
         }
         Err(format!("spec.remote.external.address: {reason}"))
     }
+}
 
-    async fn name(&mut self, name: &str) -> Result<Vec<IpAddr>, String> {
-        let now = Instant::now();
-        let known = self.names.get(name);
-        if let Some(known) = known.filter(|known| known.ask_at > now) {
-            return Ok(known.addresses.clone());
-        }
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        let reason = match timeout(PATIENCE, tokio::net::lookup_host((name, DISCARD))).await {
-            Ok(Ok(found)) => {
-                for address in found {
-                    if !addresses.contains(&address.ip()) {
-                        addresses.push(address.ip());
-                    }
+/// All addresses of a name, each once, in the name server's order.
+async fn lookup(name: &str) -> Result<Vec<IpAddr>, String> {
+    match timeout(PATIENCE, tokio::net::lookup_host((name, DISCARD))).await {
+        Ok(Ok(found)) => {
+            let mut addresses: Vec<IpAddr> = Vec::new();
+            for address in found {
+                if !addresses.contains(&address.ip()) {
+                    addresses.push(address.ip());
                 }
-                "the name has no address".to_owned()
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
-        };
-        if !addresses.is_empty() {
-            let ask_at = now + NAMES_EVERY;
-            let known = Name {
-                addresses: addresses.clone(),
-                ask_at,
-            };
-            self.names.insert(name.to_owned(), known);
-            return Ok(addresses);
+            if addresses.is_empty() {
+                return Err("the name has no address".to_owned());
+            }
+            Ok(addresses)
         }
-        match known {
-            Some(known) => Ok(known.addresses.clone()),
-            None => Err(format!(
-                "spec.remote.external.address: {name:?} does not resolve: {reason}"
-            )),
-        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     }
 }
 
@@ -205,5 +233,73 @@ mod tests {
         assert!(own.contains("127.0.0.1 is an address of this host"), "{own}");
         let own = found["localhost"].clone().expect_err("itself");
         assert!(own.starts_with("spec.remote.external.address: "), "{own}");
+    }
+
+    /// A resolver that knows one name.
+    fn knowing(addresses: &[[u8; 4]], reason: &str) -> Resolver {
+        let name = Name {
+            addresses: addresses.iter().map(|address| IpAddr::from(*address)).collect(),
+            reason: reason.to_owned(),
+            ask_at: Instant::now() + NAMES_EVERY,
+        };
+        Resolver {
+            wanted: watch::channel(Addresses::default()).1,
+            publisher: watch::channel(Arc::new(Resolved::new())).0,
+            names: BTreeMap::from([("vpn.example".to_owned(), name)]),
+        }
+    }
+
+    fn wanted() -> Addresses {
+        Addresses {
+            peers: BTreeSet::from(["vpn.example".to_owned(), "127.0.0.9".to_owned()]),
+            own: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn of_several_addresses_the_first_that_can_be_reached_counts_and_stays() {
+        let mut resolver = knowing(&[[127, 0, 0, 1], [127, 0, 0, 7], [127, 0, 0, 8]], "");
+        let found = resolver.find(&wanted()).await;
+        let remote = |found: &Resolved| found["vpn.example"].clone().map(|ends| ends.remote);
+        assert_eq!(
+            remote(&found),
+            Ok(IpAddr::from([127, 0, 0, 7])),
+            "the first is this host's own"
+        );
+        resolver.publish(found);
+        let known = resolver.names.get_mut("vpn.example").expect("known");
+        known.addresses.reverse();
+        let found = resolver.find(&wanted()).await;
+        assert_eq!(
+            remote(&found),
+            Ok(IpAddr::from([127, 0, 0, 7])),
+            "another order moves nothing"
+        );
+        let known = resolver.names.get_mut("vpn.example").expect("known");
+        known
+            .addresses
+            .retain(|address| *address == IpAddr::from([127, 0, 0, 8]));
+        let found = resolver.find(&wanted()).await;
+        assert_eq!(
+            remote(&found),
+            Ok(IpAddr::from([127, 0, 0, 8])),
+            "it has the old one no more"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_without_address_says_why_and_keeps_no_other_peer_waiting() {
+        let found = knowing(&[], "no answer within 5 s").find(&wanted()).await;
+        let refused = found["vpn.example"].clone().expect_err("unknown");
+        let expected =
+            "spec.remote.external.address: \"vpn.example\" does not resolve: no answer within 5 s: correct";
+        assert!(refused.starts_with(expected), "{refused}");
+        assert!(found["127.0.0.9"].is_ok());
+        let nobody_asked = Resolver {
+            names: BTreeMap::new(),
+            ..knowing(&[], "")
+        };
+        let found = nobody_asked.find(&wanted()).await;
+        assert!(!found.contains_key("vpn.example") && found["127.0.0.9"].is_ok());
     }
 }

@@ -9,6 +9,7 @@ use crate::desired::{Desired, TunnelGoal};
 use crate::engine::event::{ChildView, PeerView, Traffic, View};
 use crate::model::Remote;
 use crate::source::Snapshot;
+use crate::status::tunnels;
 
 /// The whole answer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -93,6 +94,8 @@ pub(crate) struct LocalPeer {
     pub(crate) ike: Option<LocalIke>,
     /// Its CHILD SAs.
     pub(crate) children: Vec<LocalChild>,
+    /// What kind of thing is wrong: `AuthenticationFailed`, `NoProposalChosen` and so on, as in the API's conditions.
+    pub(crate) failure_reason: Option<String>,
     /// What is wrong, and what to do.
     pub(crate) failure: Option<String>,
     /// The tunnel that it concerns, if only one.
@@ -163,6 +166,31 @@ impl LocalStatus {
             foreign_sas: view.foreign.1,
             ..Self::default()
         }
+    }
+}
+
+impl LocalStatus {
+    /// What is missing until everything is up, in one line: the agent itself, a refused object, or a tunnel.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let unready = self.waiting_for.clone();
+        let refused = || {
+            let (object, reason) = self.refused_objects.iter().chain(&self.refused).next()?;
+            Some(format!("{object} is refused: {}", reason.replace('\n', "; ")))
+        };
+        let tunnel = || {
+            let settled = [TunnelState::Up, TunnelState::Idle];
+            let tunnel = self
+                .tunnels
+                .iter()
+                .find(|tunnel| !settled.contains(&tunnel.state))?;
+            let problem = tunnel.problem.as_deref().unwrap_or("no problem is known");
+            let problem = problem.replace('\n', "; ");
+            Some(format!("tunnel {} is {:?}: {problem}", tunnel.name, tunnel.state))
+        };
+        unready
+            .or_else(|| (!self.ready).then(|| "the agent starts".to_owned()))
+            .or_else(refused)
+            .or_else(tunnel)
     }
 }
 
@@ -243,6 +271,10 @@ impl LocalPeer {
                 .iter()
                 .map(|(child, pair)| LocalChild::of(*child, pair, desired))
                 .collect(),
+            failure_reason: peer
+                .failure
+                .as_ref()
+                .map(|failure| tunnels::reason(failure.failure).to_owned()),
             failure: peer.failure.as_ref().map(|failure| failure.detail.clone()),
             failing_tunnel: peer
                 .failure

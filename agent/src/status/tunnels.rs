@@ -175,7 +175,7 @@ pub(crate) fn failures(standing: &[Standing<'_>]) -> Vec<ApiFailure> {
 }
 
 /// The reason as the API knows it.
-fn reason(failure: Failure) -> &'static str {
+pub(crate) fn reason(failure: Failure) -> &'static str {
     match failure {
         Failure::AddressAssignment => "AddressAssignmentRequired",
         Failure::Authentication => "AuthenticationFailed",

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use ipsecmesh_e2e::{
     demo,
     error::{Error, Result},
-    lab::{cache::Tools, charts, checkout, detached},
+    lab::{cache::Tools, charts, checkout, detached, hosts},
     report::{self, Progress},
 };
 
@@ -50,6 +50,8 @@ enum Task {
         #[arg(trailing_var_arg = true)]
         filter: Vec<String>,
     },
+    /// Boot one kernel with ESP and give a root shell on it, for docs/STANDALONE.md; it ends with the shell.
+    Hosts,
     /// Build what the lab needs once per machine.
     Prepare,
     /// Lint both charts and validate what they render.
@@ -84,6 +86,7 @@ fn perform(task: Task) -> Result<i32> {
         Task::Down => done(detached::down().and_then(|()| detached::sweep_all())),
         Task::Shell { node, argv } => detached::shell(&node, &argv),
         Task::Capture { node, filter } => detached::capture(&node, &filter),
+        Task::Hosts => hosts::run(),
         Task::Prepare => done(prepare()),
         Task::Charts => done(charts::check(&Progress::new())),
         Task::Keep { nodes } => done(detached::keep(nodes)),
@@ -110,6 +113,7 @@ impl Task {
             Self::Down => "lab down",
             Self::Shell { .. } => "shell",
             Self::Capture { .. } => "capture",
+            Self::Hosts => "hosts",
             Self::Prepare => "prepare",
             Self::Charts => "charts",
             Self::Keep { .. } => "lab",

@@ -65,7 +65,12 @@ async fn answer(stream: TcpStream, node: &Node, pods: &Pods) -> io::Result<()> {
         Request::Exec(exec) => match start(&exec, pods) {
             Ok(child) => {
                 let (frames, mut queue) = mpsc::channel(16);
-                let running = tokio::spawn(run(child, exec.stdin, reader, frames));
+                let input = if exec.attached {
+                    Input::Client
+                } else {
+                    Input::Text(exec.stdin)
+                };
+                let running = tokio::spawn(run(child, input, reader, frames));
                 while let Some(frame) = queue.recv().await {
                     writer.write_all(&Frame::encode(&frame)?).await?;
                 }
@@ -165,7 +170,7 @@ fn start(exec: &Exec, pods: &Pods) -> io::Result<Child> {
     };
     let program = exec.argv.first().map_or("", String::as_str);
     command
-        .stdin(if exec.stdin.is_some() {
+        .stdin(if exec.attached || exec.stdin.is_some() {
             Stdio::piped()
         } else {
             Stdio::null()
@@ -187,29 +192,52 @@ pub(super) fn entering(entrance: &Entrance) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Streams the command's output until it ends; ends it when the client closes its side.
+/// Where a command's standard input comes from.
+enum Input {
+    /// The request, or nowhere.
+    Text(Option<String>),
+    /// The connection.
+    Client,
+}
+
+/// Streams the command's output until it ends; ends it when the client closes its side, unless that is its input's end.
 async fn run(
     mut child: Child,
-    stdin: Option<String>,
+    input: Input,
     mut client: OwnedReadHalf,
     frames: mpsc::Sender<Frame<Reply>>,
 ) -> io::Result<i32> {
-    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), stdin) {
-        tokio::spawn(async move { pipe.write_all(text.as_bytes()).await });
-    }
+    let pipe = child.stdin.take();
+    let client_left = async move {
+        match (pipe, input) {
+            (Some(mut pipe), Input::Client) => {
+                // INVARIANT: a command that reads no more does not miss the rest.
+                let _ = tokio::io::copy(&mut client, &mut pipe).await;
+                drop(pipe);
+                std::future::pending().await
+            }
+            (Some(mut pipe), Input::Text(Some(text))) => {
+                tokio::spawn(async move { pipe.write_all(text.as_bytes()).await });
+                client.read(&mut [0]).await
+            }
+            (None, _) | (_, Input::Text(None)) => client.read(&mut [0]).await,
+        }
+    };
     let group = child
         .id()
         .and_then(|id| i32::try_from(id).ok())
         .map(Pid::from_raw);
     let stdout = tokio::spawn(pump(child.stdout.take(), frames.clone(), Frame::Stdout));
     let stderr = tokio::spawn(pump(child.stderr.take(), frames, Frame::Stderr));
-    let mut byte = [0];
     let status = tokio::select! {
         status = child.wait() => status?,
-        _ = client.read(&mut byte) => end(&mut child, group).await?,
+        _ = client_left => end(&mut child, group).await?,
     };
-    // A command's own background processes may hold the pipes open: what it said itself arrives within the grace.
+    // A command's own background processes may hold the pipes open: what it said itself arrives within the grace, and
+    // nobody waits for more.
+    let pumps = [stdout.abort_handle(), stderr.abort_handle()];
     let _ = tokio::time::timeout(GRACE, async { tokio::join!(stdout, stderr) }).await;
+    pumps.iter().for_each(tokio::task::AbortHandle::abort);
     Ok(exit_code(status))
 }
 

@@ -15,7 +15,7 @@ use nix::{
 };
 
 use super::{
-    Lab, LabOptions, command, folder, namespace, network,
+    Lab, LabOptions, command, folder, hosts, namespace, network,
     state::{self, Record, State, namespace_file},
 };
 use crate::{
@@ -253,7 +253,7 @@ Its network namespace: {namespace}",
 
 /// Removes what other instances of this checkout left when they were killed.
 pub fn sweep_all() -> Result<()> {
-    for instance in [INSTANCE, "demo", "test", "charts"] {
+    for instance in [INSTANCE, "demo", "test", "charts", hosts::INSTANCE, "interop"] {
         let folder = folder(instance)?;
         let alive = State::read(&folder)
             .and_then(|record| record.owner)

@@ -23,6 +23,7 @@ pub mod charts;
 pub mod command;
 mod controlplane;
 pub mod detached;
+pub mod hosts;
 mod kernel;
 pub mod machine;
 pub mod network;

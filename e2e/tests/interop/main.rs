@@ -11,12 +11,20 @@ use matrix::Starter;
 use world::World;
 
 mod matrix;
+mod standalone;
 mod world;
 
 /// What a trial is: it answers with the evidence that the table at the end shows.
 type Check = fn(&World) -> Result<String>;
 
-const TRIALS: &[(&str, Check)] = &[("ground::strongswan_with_itself", matrix::strongswan_with_itself)];
+const TRIALS: &[(&str, Check)] = &[
+    ("ground::strongswan_with_itself", matrix::strongswan_with_itself),
+    ("standalone::commands_as_written", standalone::commands_as_written),
+    (
+        "standalone::strongswan_as_written",
+        standalone::strongswan_as_written,
+    ),
+];
 
 fn main() {
     let mut arguments = Arguments::from_args();

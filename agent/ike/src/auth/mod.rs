@@ -129,9 +129,11 @@ impl Endpoint {
         )
         .after(proof.intermediate);
         let expected = &peer.config.remote_identity;
-        let known = id
-            .identity()
-            .is_some_and(|identity| same_identity(&identity, expected));
+        let claimed = id.identity();
+        let known = claimed
+            .as_ref()
+            .filter(|identity| identity.matches(expected))
+            .ok_or_else(|| stranger(claimed.as_ref(), expected));
         match &peer.config.auth {
             PeerAuth::Psk { current, previous } => {
                 let accepted = [Some(current), previous.as_ref()]
@@ -140,18 +142,23 @@ impl Endpoint {
                     .any(|psk| {
                         psk_auth(self.provider, proof.keys.prf(), psk, &octets).constant_time_eq(&auth.data)
                     });
-                // Both are judged before either counts: an unknown identity and a wrong secret look alike.
-                if auth.method != AuthMethod::SHARED_KEY || !accepted || !known {
+                // Both are judged before either counts: to the peer an unknown identity and a wrong secret look alike.
+                known?;
+                if auth.method != AuthMethod::SHARED_KEY {
                     return Err(format!(
-                        "the peer's identity is not {expected:?} or its secret is not ours; compare both ends' identities and secrets"
+                        "the peer proves itself by {}, a pre-shared key is expected: let both ends use the same kind",
+                        auth.method
+                    ));
+                }
+                if !accepted {
+                    return Err(format!(
+                        "the peer {expected} has another pre-shared key: give both ends the same"
                     ));
                 }
             }
             PeerAuth::Certificate => {
-                if !known {
-                    return Err(format!("the peer's identity is not {expected:?}"));
-                }
-                self.verify_signature(peer_id, expected, auth, payloads, &octets)?;
+                // A certificate speaks for the identity as it was sent (RFC 4945 §3.1).
+                self.verify_signature(peer_id, known?, auth, payloads, &octets)?;
             }
         }
         Ok(PeerAuthenticated(expected.clone()))
@@ -259,12 +266,15 @@ fn list(algorithms: &[SignatureAlgorithm]) -> String {
     names.join(", ")
 }
 
-/// Names are compared without case, all else byte by byte.
-fn same_identity(a: &Identity, b: &Identity) -> bool {
-    match (a, b) {
-        (Identity::Fqdn(a), Identity::Fqdn(b)) => a.eq_ignore_ascii_case(b),
-        (a, b) => a == b,
-    }
+/// What is wrong with an identity that is not the expected one.
+fn stranger(claimed: Option<&Identity>, expected: &Identity) -> String {
+    // A peer that has proven nothing fills no log.
+    const MOST: usize = 300;
+    let claimed = claimed.map_or_else(
+        || "an identity of a kind, or in a form, that nothing here can name".to_owned(),
+        |identity| identity.to_string().chars().take(MOST).collect(),
+    );
+    format!("the peer claims {claimed}, expected is {expected}: correct the identity at one of both ends")
 }
 
 /// The hashes that an IKE_SA_INIT message announces (RFC 7427 §4).

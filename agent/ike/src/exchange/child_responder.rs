@@ -1,16 +1,20 @@
 //! The responder's half of making a CHILD SA, in IKE_AUTH and in CREATE_CHILD_SA (RFC 7296 §1.2, §1.3.1, §1.3.3). The
 //! response leaves when the inbound half stands.
 
-use super::{Exchange, Held};
+use super::{Exchange, Held, diagnosis};
 use crate::child::{Agreement, Stage, selectors};
 use crate::config::{ChildConfig, Mode, TrafficSelector};
-use crate::crypto::{ChildContext, ChildKeymat, ChildSuite, Chosen, Secret, select_child};
+use crate::crypto::{ChildContext, ChildKeymat, ChildSuite, Chosen, Secret, child_offer, select_child};
 use crate::endpoint::Endpoint;
+use crate::output::{Event, Failure};
 use crate::types::{ChildId, ChildSaId, EspSpi, IkeSaId, SaProtocol};
 use crate::wire::{
     ExchangeType, KeyExchangeData, Nonce, Notify, NotifyType, Payload, Payloads, Protocol, Role, Spi,
     TrafficSelectors,
 };
+
+/// So many children of ours are named where a peer asks for none of them.
+const MOST_TOLD: usize = 4;
 
 /// What the peer asks for.
 pub(crate) struct ChildRequest<'a> {
@@ -54,6 +58,75 @@ impl Endpoint {
         id: IkeSaId,
         request: &ChildRequest<'_>,
     ) -> Result<(), Option<Notify>> {
+        let outcome = self.begin_pair(id, request);
+        if let Err(Some(notify)) = &outcome {
+            self.tell_refused_child(id, request, notify.kind);
+        }
+        outcome
+    }
+
+    /// A request that meets nothing of ours is told to people here as well: the peer learns a number only.
+    fn tell_refused_child(&mut self, id: IkeSaId, request: &ChildRequest<'_>, kind: NotifyType) {
+        let Some(peer) = self.sas.get(&id).map(|sa| sa.peer) else {
+            return;
+        };
+        let Some(config) = self.peers.get(&peer).map(|peer| &peer.config) else {
+            return;
+        };
+        let payloads = request.payloads;
+        let transport = payloads.notify(NotifyType::USE_TRANSPORT_MODE).is_some();
+        let (failure, detail) = match kind {
+            NotifyType::TS_UNACCEPTABLE => {
+                let asked = |list: Option<&TrafficSelectors>| {
+                    list.map_or_else(String::new, |list| diagnosis::selectors(list.ip()))
+                };
+                let ours = config.children.iter().map(|child| {
+                    let mode = if child.mode == Mode::Transport {
+                        "transport"
+                    } else {
+                        "tunnel"
+                    };
+                    let (local, remote) = (&child.local_selectors, &child.remote_selectors);
+                    format!(
+                        "{} with {} in {mode} mode",
+                        diagnosis::selectors(local),
+                        diagnosis::selectors(remote)
+                    )
+                });
+                let detail = format!(
+                    "the peer asks for {} here with {} there in {} mode, configured is {}: make the selectors and modes of both \
+                     ends mirror each other",
+                    asked(payloads.ts_responder()),
+                    asked(payloads.ts_initiator()),
+                    if transport { "transport" } else { "tunnel" },
+                    ours.take(MOST_TOLD).collect::<Vec<_>>().join("; ")
+                );
+                (Failure::TrafficSelectors, detail)
+            }
+            NotifyType::NO_PROPOSAL_CHOSEN => {
+                let first = config.children.first();
+                let offers = payloads.security_association().zip(first).map(|(theirs, child)| {
+                    let ours = child_offer(&child.proposals, child.esn, request.context, &Spi::Absent);
+                    diagnosis::no_common(theirs, &ours)
+                });
+                let detail = format!(
+                    "no proposal for the CHILD SA in common: {}; give both ends the same childSA.proposals or suite",
+                    offers.unwrap_or_default()
+                );
+                (Failure::NoProposalChosen, detail)
+            }
+            _ => return,
+        };
+        self.event(Event::Failed {
+            peer,
+            child: None,
+            failure,
+            detail,
+            retry_in: None,
+        });
+    }
+
+    fn begin_pair(&mut self, id: IkeSaId, request: &ChildRequest<'_>) -> Result<(), Option<Notify>> {
         let payloads = request.payloads;
         let (Some(offer), Some(ts_i), Some(ts_r)) = (
             payloads.security_association(),

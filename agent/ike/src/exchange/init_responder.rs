@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::intermediate;
+use super::{diagnosis, intermediate};
 use crate::config::{Encapsulation, IkeProposal, PeerAuth, SignatureAlgorithm};
-use crate::crypto::{IkeSuite, Skeyseed, select_ike};
+use crate::crypto::{IkeSuite, Skeyseed, ike_offer, select_ike};
 use crate::endpoint::Endpoint;
 use crate::nat;
-use crate::output::{AnswerReason, Disposition, DropReason};
+use crate::output::{AnswerReason, Disposition, DropReason, Event, Failure};
 use crate::sa::{HalfOpen, HalfOpenOutcome, SpiOwner};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, IkeSpi, Path, PeerId};
@@ -18,6 +18,9 @@ use crate::wire::{
     Role, Spi, Version,
 };
 
+/// Why a peer is refused where ESP in UDP is forbidden.
+const BEHIND_NAT: &str =
+    "there is a NAT between the ends, and childSA.encapsulation is Never here: set it to Auto";
 /// Half-open SAs from one address above which that address is asked for a cookie.
 const COOKIE_THRESHOLD_PER_SOURCE: usize = 3;
 
@@ -181,8 +184,8 @@ impl Endpoint {
         };
         let proposals = usable(&peer.config.ike_proposals, payloads);
         let Some(chosen) = select_ike(&proposals, offer) else {
-            let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
-            return self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen);
+            let reason = || diagnosis::no_common(offer, &ike_offer(&proposals, &Spi::Absent));
+            return self.refuse_init(peer_id, path, header, reason);
         };
         let suite = chosen.suite;
         if ke.method != suite.key_exchange.into() {
@@ -192,8 +195,7 @@ impl Endpoint {
         let (auth, encapsulation) = (peer.config.auth.clone(), peer.config.encapsulation);
         let detected = nat::detected(self.provider, payloads, header.initiator_spi, None, path);
         if detected.is_there() && encapsulation == Encapsulation::Never {
-            let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
-            return self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen);
+            return self.refuse_init(peer_id, path, header, || BEHIND_NAT.to_owned());
         }
         let Ok(key_exchange) = self
             .provider
@@ -273,6 +275,38 @@ impl Endpoint {
             payloads.push(Payload::Notify(hashes));
         }
         payloads
+    }
+
+    /// What was refused in clear is told to people here once: anybody may have sent it in the peer's name. Where an IKE SA
+    /// stands it says nothing.
+    fn refuse_init(
+        &mut self,
+        id: PeerId,
+        path: Path,
+        header: &Header,
+        reason: impl FnOnce() -> String,
+    ) -> Disposition {
+        let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
+        let answered = self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen);
+        let told = self.peers.get_mut(&id).is_none_or(|peer| {
+            peer.current.is_some() || std::mem::replace(&mut peer.told_refused_init, true)
+        });
+        if told {
+            return answered;
+        }
+        let detail = format!(
+            "an IKE_SA_INIT request from the peer's address was refused, no proposal in common: {}; give both ends the same \
+             ike.proposals or suite",
+            reason()
+        );
+        self.event(Event::Failed {
+            peer: id,
+            child: None,
+            failure: Failure::NoProposalChosen,
+            detail,
+            retry_in: None,
+        });
+        answered
     }
 
     /// Whether the exchange is known in another form: a late copy from before a cookie, or of a request that has

@@ -5,6 +5,7 @@ pub(crate) mod auth_responder;
 mod child_outcome;
 pub(crate) mod child_responder;
 pub(crate) mod create_child;
+mod diagnosis;
 pub(crate) mod informational;
 pub(crate) mod init_initiator;
 pub(crate) mod init_responder;

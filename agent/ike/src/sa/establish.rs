@@ -97,6 +97,7 @@ impl Endpoint {
             return;
         };
         peer.current = Some(id);
+        peer.told_refused_init = false;
         let eager = peer.eager();
         for slot in peer.slots.values_mut() {
             slot.wanted |= eager;

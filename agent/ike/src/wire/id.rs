@@ -7,6 +7,7 @@ use super::error::DecodeError;
 use super::reader::Reader;
 use super::writer::Writer;
 use crate::config::Identity;
+use crate::distinguished_name::DistinguishedName;
 
 /// IDi or IDr. The reserved bytes are kept because AUTH covers them as they were sent (RFC 7296 §2.15).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,10 @@ impl Identification {
             IdType::FQDN if self.data.is_ascii() && !self.data.is_empty() => {
                 String::from_utf8(self.data.clone()).ok().map(Identity::Fqdn)
             }
+            IdType::RFC822_ADDR if self.data.is_ascii() && !self.data.is_empty() => {
+                String::from_utf8(self.data.clone()).ok().map(Identity::Email)
+            }
+            IdType::DER_ASN1_DN => DistinguishedName::from_der(&self.data).map(Identity::Dn),
             IdType::KEY_ID => Some(Identity::KeyId(self.data.clone())),
             _ => None,
         }
@@ -72,6 +77,8 @@ impl From<&Identity> for Identification {
         let (kind, data) = match identity {
             Identity::Address(IpAddr::V4(address)) => (IdType::IPV4_ADDR, address.octets().to_vec()),
             Identity::Address(IpAddr::V6(address)) => (IdType::IPV6_ADDR, address.octets().to_vec()),
+            Identity::Dn(name) => (IdType::DER_ASN1_DN, name.as_der().to_vec()),
+            Identity::Email(address) => (IdType::RFC822_ADDR, address.as_bytes().to_vec()),
             Identity::Fqdn(name) => (IdType::FQDN, name.as_bytes().to_vec()),
             Identity::KeyId(id) => (IdType::KEY_ID, id.clone()),
         };

@@ -226,6 +226,18 @@ impl Sut {
         self.events.iter().filter_map(failure).collect()
     }
 
+    /// What people are told of the last thing that went wrong.
+    pub(crate) fn last_detail(&self) -> &str {
+        let detail = |event: &Event| {
+            if let Event::Failed { detail, .. } = event {
+                Some(detail.as_str())
+            } else {
+                None
+            }
+        };
+        self.events.iter().rev().find_map(detail).unwrap_or_default()
+    }
+
     /// How many pairs have been told as established.
     pub(crate) fn established(&self) -> usize {
         let established = |event: &&Event| matches!(event, Event::ChildEstablished { .. });

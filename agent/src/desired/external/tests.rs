@@ -111,6 +111,7 @@ impl Case {
             latch: &Latch::default(),
             last_overlays: &BTreeMap::new(),
             own_ready: false,
+            own_subject: None,
             unpinned: false,
             resolved: &Resolved::from([(REMOTE.to_owned(), Ok(ends))]),
             psks: &self

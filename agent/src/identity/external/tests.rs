@@ -39,13 +39,40 @@ fn a_name_of_the_certificate_is_accepted() {
     assert!(judged(|case| case.claimed = Identity::Fqdn("A.Node.ipsecmesh.local".to_owned())).is_ok());
 }
 
+/// RFC 4945 §3.1: which kind of identity stands where in a certificate, and how it is compared.
+#[test]
+fn every_kind_that_a_certificate_carries_is_accepted_and_no_other() {
+    // UTF8String, as the fixture's authority writes it.
+    const SUBJECT: &[u8] = b"\x30\x21\x31\x1f\x30\x1d\x06\x03\x55\x04\x03\x0c\x16rcgen self signed cert";
+    let name = |der: &[u8]| Identity::Dn(ipsecmesh_ike::DistinguishedName::from_der(der).expect("a name"));
+    let mut printable = SUBJECT.to_vec();
+    printable[11] = 0x13;
+    let email = |text: &str| Identity::Email(text.to_owned());
+    let address = |last| Identity::Address([192, 0, 2, last].into());
+    let id = || Identity::KeyId(b"db-3".to_vec());
+    for (accepted, expected, claimed) in [
+        (true, email("vpn@example.com"), email("vpn@Example.com")),
+        (false, email("VPN@example.com"), email("VPN@example.com")),
+        (true, address(7), address(7)),
+        (false, address(8), address(8)),
+        (true, name(SUBJECT), name(SUBJECT)),
+        // The configuration is a text: its string types do not count. The certificate's do.
+        (true, name(&printable), name(SUBJECT)),
+        (false, name(SUBJECT), name(&printable)),
+        (false, id(), id()),
+    ] {
+        let result = judged(|case| (case.expected.identity, case.claimed) = (expected.clone(), claimed));
+        assert_eq!(result.is_ok(), accepted, "{expected}: {result:?}");
+    }
+}
+
 #[test]
 fn everything_else_is_refused_with_the_fix() {
     let other = || Identity::Fqdn("b.example.com".to_owned());
     let cases = [
         ("the peer claims", judged(|case| case.claimed = other())),
         (
-            "its subjectAltName has no",
+            "it does not carry FQDN b.example.com, only FQDN a.node.ipsecmesh.local, Email vpn@example.com, IPv4 192.0.2.7, DN CN=",
             judged(|case| (case.claimed, case.expected.identity) = (other(), other())),
         ),
         (

@@ -1,11 +1,14 @@
 //! The part of a tunnel that speaks of an external peer.
 
 use std::net::IpAddr;
+use std::str::FromStr as _;
 
 use ipsecmesh_crds::IPsecTunnelSpec;
 use ipsecmesh_crds::tunnel::{AuthType, IdentityType, PeerIdentity, RemoteType, Selector};
 use ipsecmesh_dataplane::Prefix;
-use ipsecmesh_ike::Identity;
+use ipsecmesh_ike::{DistinguishedName, Identity};
+use x509_cert::der::Encode as _;
+use x509_cert::name::Name;
 
 use crate::model::{External, ExternalAuth, PacketSelector, Remote};
 
@@ -66,14 +69,34 @@ fn identity_of(given: &PeerIdentity) -> Result<Identity, String> {
             .map_err(|_| format!("{value:?} is no IP address"))
     };
     match given.type_ {
+        IdentityType::Fqdn if !value.is_ascii() => Err(format!(
+            "{value:?} has letters outside ASCII: write the name in its encoded form, xn--… (RFC 5890)"
+        )),
         IdentityType::Fqdn => Ok(Identity::Fqdn(value.to_owned())),
+        IdentityType::Email if value.is_ascii() && is_email(value) => Ok(Identity::Email(value.to_owned())),
+        IdentityType::Email => Err(format!(
+            "{value:?} is no e-mail address such as vpn@example.com, in ASCII"
+        )),
         IdentityType::IPv4 | IdentityType::IPv6 => address(),
         IdentityType::KeyID => Ok(Identity::KeyId(value.as_bytes().to_vec())),
-        IdentityType::Email | IdentityType::Dn => Err(format!(
-            "type {:?} is not supported yet; today works: FQDN, IPv4, IPv6, KeyID",
-            given.type_
-        )),
+        IdentityType::Dn => distinguished_name(value).map(Identity::Dn).ok_or_else(|| {
+            format!(
+                "{value:?} is no distinguished name as RFC 4514 writes them: the most specific part first, no spaces \
+                 around commas, such as CN=vpn.example.com,O=Example,C=DE"
+            )
+        }),
     }
+}
+
+fn is_email(value: &str) -> bool {
+    value
+        .rsplit_once('@')
+        .is_some_and(|(local, host)| !local.is_empty() && !host.is_empty())
+}
+
+fn distinguished_name(value: &str) -> Option<DistinguishedName> {
+    let der = Name::from_str(value).ok()?.to_der().ok()?;
+    DistinguishedName::from_der(&der)
 }
 
 fn selector(given: &Selector) -> Result<PacketSelector, String> {
@@ -123,6 +146,45 @@ fn first_address(address: IpAddr, length: u8) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_of_identity_is_read_or_refused_with_the_fix() {
+        use ipsecmesh_crds::tunnel::IdentityType as Kind;
+        let of = |type_, value: &str| {
+            identity_of(&PeerIdentity {
+                type_,
+                value: value.to_owned(),
+            })
+        };
+        for (kind, value, shown) in [
+            (Kind::Fqdn, "a.example", "FQDN a.example"),
+            (Kind::Email, "vpn@example.com", "Email vpn@example.com"),
+            (Kind::IPv4, "192.0.2.1", "IPv4 192.0.2.1"),
+            (Kind::IPv6, "2001:db8::1", "IPv6 2001:db8::1"),
+            (Kind::KeyID, "db-3", "KeyID db-3"),
+            (
+                Kind::Dn,
+                "CN=vpn,O=Example\\, Inc.,C=DE",
+                "DN CN=vpn,O=Example\\, Inc.,C=DE",
+            ),
+        ] {
+            assert_eq!(
+                of(kind, value).map(|identity| identity.to_string()),
+                Ok(shown.to_owned())
+            );
+        }
+        for (kind, value, says) in [
+            (Kind::Fqdn, "bücher.example", "xn--"),
+            (Kind::Email, "example.com", "no e-mail address"),
+            (Kind::Email, "@example.com", "no e-mail address"),
+            (Kind::IPv6, "example.com", "no IP address"),
+            (Kind::Dn, "vpn.example.com", "RFC 4514"),
+            (Kind::Dn, "CN=vpn, O=Example", "no spaces"),
+        ] {
+            let refused = of(kind, value).expect_err(value);
+            assert!(refused.contains(says), "{refused}");
+        }
+    }
 
     #[test]
     fn a_cidr_begins_with_its_first_address() {

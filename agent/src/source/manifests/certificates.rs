@@ -14,7 +14,7 @@ use crate::identity::trust::TrustBundle;
 use crate::source::manifests::folder::Version;
 
 /// Folder of the authorities in the folder of the manifests.
-pub(super) const CERTIFICATES: &str = "certificates";
+const CERTIFICATES: &str = "certificates";
 /// Folder of the roots of peers, likewise.
 const BUNDLES: &str = "bundles";
 /// A chain or a bundle is a handful of certificates.
@@ -44,6 +44,7 @@ impl Own {
         authority: &str,
         now: u64,
     ) -> Result<Arc<NodeCertificate>, String> {
+        plain(authority, CERTIFICATES)?;
         let shown = format!("{CERTIFICATES}/{authority}");
         let files = folder.join(CERTIFICATES).join(authority);
         let version = |name: &str| {
@@ -77,18 +78,34 @@ fn own(files: &Path, shown: &str, provider: &'static Provider) -> Result<NodeCer
 
 /// The roots of a peer in PEM.
 pub(super) fn bundle(folder: &Path, name: &str, key: &str) -> Result<String, String> {
-    // One path component each: a reference leads nowhere else.
-    for part in [name, key] {
-        if part.contains('/') || part.starts_with('.') {
-            return Err(format!(
-                "{part:?} must be the plain name of a folder or file under {BUNDLES}"
-            ));
-        }
-    }
+    plain(name, BUNDLES)?;
+    plain(key, BUNDLES)?;
     let shown = format!("{BUNDLES}/{name}/{key}");
-    let pem = read(&folder.join(BUNDLES).join(name).join(key), &shown)?;
+    parsed(&folder.join(BUNDLES).join(name).join(key), &shown)
+}
+
+/// The roots of `authority` in PEM.
+pub(super) fn roots(folder: &Path, authority: &str) -> Result<String, String> {
+    plain(authority, CERTIFICATES)?;
+    let shown = format!("{CERTIFICATES}/{authority}/ca.crt");
+    parsed(&folder.join(CERTIFICATES).join(authority).join("ca.crt"), &shown)
+}
+
+/// Roots that can be used.
+fn parsed(path: &Path, shown: &str) -> Result<String, String> {
+    let pem = read(path, shown).map_err(|problem| format!("{problem}: put the roots there, in PEM"))?;
     TrustBundle::parse(&pem).map_err(|error| format!("{shown}: {error}"))?;
     Ok(pem)
+}
+
+/// One path component: a reference leads nowhere else.
+pub(super) fn plain(part: &str, parent: &str) -> Result<(), String> {
+    if part.contains('/') || part.starts_with('.') {
+        return Err(format!(
+            "{part:?} must be the plain name of a folder or file under {parent}"
+        ));
+    }
+    Ok(())
 }
 
 fn read(path: &Path, shown: &str) -> Result<String, String> {

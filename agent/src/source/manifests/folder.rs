@@ -6,10 +6,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipsecmesh_crds::check::Checker;
 use serde::Deserialize as _;
 use serde_json::Value;
+
+use crate::source::manifests::locate;
 
 /// A file is a handful of objects: one that is larger is a mistake.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -19,14 +22,33 @@ const MOST_DOCUMENTS: usize = 16_384;
 /// One object with the place where it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Document {
-    /// `file.yaml, document 2`.
-    pub(super) place: String,
+    /// Name of its file.
+    file: String,
+    /// Everything that the file says.
+    text: Arc<str>,
+    /// Which of the file's documents it is, from 0.
+    index: usize,
     /// Its kind.
     pub(super) kind: String,
     /// Its name.
     pub(super) name: String,
     /// The object, checked and with its defaults.
     pub(super) object: Value,
+}
+
+impl Document {
+    /// Where a field stands, or the object itself: `file.yaml:12`.
+    pub(super) fn place(&self, field: &str) -> String {
+        place(&self.file, &self.text, self.index, field)
+    }
+}
+
+/// `file.yaml:12`.
+fn place(file: &str, text: &str, index: usize, field: &str) -> String {
+    match locate::line(text, index, field) {
+        Some(line) => format!("{file}:{line}"),
+        None => file.to_owned(),
+    }
 }
 
 /// What tells one version of a file from another.
@@ -205,16 +227,19 @@ fn documents(
 ) -> Result<Vec<Document>, String> {
     let mut documents = Vec::new();
     let mut problems = Vec::new();
+    let shared: Arc<str> = text.into();
     for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
-        let place = format!("{file}, document {}", index + 1);
         if index >= MOST_DOCUMENTS {
-            return Err(format!("{place}: at most {MOST_DOCUMENTS} documents"));
+            return Err(format!(
+                "{file}: more than {MOST_DOCUMENTS} documents: spread them over several files"
+            ));
         }
         let value = match Value::deserialize(document) {
             Ok(value) => value,
             // Nothing after a fault of the syntax can be told apart.
             Err(error) => {
-                problems.push(format!("{place}: not YAML: {error}"));
+                let line = error.location().map(|location| format!(":{}", location.line()));
+                problems.push(format!("{file}{}: not YAML: {error}", line.unwrap_or_default()));
                 break;
             }
         };
@@ -227,17 +252,17 @@ fn documents(
         let old = before.iter().find(|old| old.kind == kind && old.name == name);
         match checker.check(&kind, &value, old.map(|old| &old.object)) {
             Ok(object) => documents.push(Document {
-                place,
+                file: file.to_owned(),
+                text: Arc::clone(&shared),
+                index,
                 kind,
                 name,
                 object,
             }),
-            Err(refusals) => {
-                let said = refusals
-                    .iter()
-                    .map(|refusal| format!("{place}: {kind} {name:?}: {refusal}"));
-                problems.extend(said);
-            }
+            Err(refusals) => problems.extend(refusals.iter().map(|refusal| {
+                let place = place(file, text, index, &refusal.field);
+                format!("{place}: {kind} {name:?}: {refusal}")
+            })),
         }
     }
     if problems.is_empty() {

@@ -11,6 +11,7 @@ use ipsecmesh_crds::tunnel::SecretKeyRef;
 use zeroize::Zeroizing;
 
 use crate::model::Psk;
+use crate::source::manifests::certificates::plain;
 
 /// Folder of the secrets in the folder of the manifests.
 const SECRETS: &str = "secrets";
@@ -64,14 +65,8 @@ pub(super) fn refresh(
 }
 
 fn read(folder: &Path, reference: &SecretKeyRef, suffix: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
-    // One path component each: a reference leads nowhere else.
-    for part in [&reference.name, &reference.key] {
-        if part.contains('/') || part.starts_with('.') {
-            return Err(format!(
-                "{part:?} must be the plain name of a folder or file under {SECRETS}"
-            ));
-        }
-    }
+    plain(&reference.name, SECRETS)?;
+    plain(&reference.key, SECRETS)?;
     let shown = format!("{SECRETS}/{}/{}{suffix}", reference.name, reference.key);
     let path = folder
         .join(SECRETS)

@@ -118,12 +118,13 @@ fn a_fault_names_file_document_object_and_field() {
     let refused = reader(folder.path(), "a").look().refused;
     let mesh = &refused["mesh.yaml"];
     assert!(
-        mesh.contains("mesh.yaml, document 3: IPsecPeer \"b\": spec.colour: unknown field"),
+        mesh.contains("mesh.yaml:17: IPsecPeer \"b\": spec.colour: unknown field"),
         "{mesh}"
     );
     assert!(mesh.contains("spec.nodeUID: Invalid value"), "{mesh}");
     let storage = &refused["storage.yaml"];
-    let expected = "storage.yaml, document 1: IPsecTunnel \"storage\": spec.childSA.initiation: Unsupported value: \"eager\"";
+    let expected =
+        "storage.yaml:13: IPsecTunnel \"storage\": spec.childSA.initiation: Unsupported value: \"eager\"";
     assert!(storage.contains(expected), "{storage}");
 }
 
@@ -172,7 +173,7 @@ fn what_must_not_change_does_not_and_twins_are_told_apart() {
     let refused = reader.look().refused;
     let twin = &refused["IPsecTunnel storage"];
     assert!(
-        twin.contains("b.yaml, document 1") && twin.contains("a.yaml, document 1"),
+        twin.contains("b.yaml:4: ") && twin.contains("stands at a.yaml:2 already"),
         "{twin}"
     );
 }
@@ -194,5 +195,58 @@ fn keys_are_asked_for_and_an_overlay_that_nobody_detects_is_refused() {
     assert!(
         refused["IPsecTunnel mesh"].contains("spec.traffic.overlay: Required value"),
         "{refused:?}"
+    );
+}
+
+/// Keys and certificates are not there; the objects themselves have no fault.
+#[test]
+fn the_objects_of_the_documentation_are_accepted() {
+    let document = include_str!("../../../../docs/STANDALONE.md");
+    let blocks = document.split("```yaml\n").skip(1);
+    let texts: Vec<&str> = blocks.filter_map(|block| block.split("```").next()).collect();
+    assert!(texts.len() >= 2);
+    for text in texts {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(folder.path(), "all.yaml", text);
+        let snapshot = reader(folder.path(), "left").look();
+        assert_eq!(snapshot.tunnels.len(), 1, "{text}");
+        assert!(snapshot.tunnels[0].is_negotiable(), "{text}");
+        for problem in snapshot.refused.values().flat_map(|problem| problem.lines()) {
+            let missing = problem.contains("does not exist") || problem.contains("No such file");
+            assert!(missing, "{problem}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_carry_the_own_name_is_told_before_a_peer_refuses_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = folder.path().join("certificates/default");
+    fs::create_dir_all(&files).expect("made");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::new(vec!["a.example.com".to_owned()])
+        .and_then(|parameters| parameters.self_signed(&key))
+        .expect("a certificate");
+    fs::write(files.join("ca.crt"), certificate.pem()).expect("written");
+    fs::write(files.join("tls.crt"), certificate.pem()).expect("written");
+    fs::write(files.join("tls.key"), key.serialize_pem()).expect("written");
+    fs::set_permissions(files.join("tls.key"), fs::Permissions::from_mode(0o600)).expect("mode");
+    write(folder.path(), "mesh.yaml", NODES);
+    assert_eq!(reader(folder.path(), "a").look().refused, BTreeMap::new());
+    let refused = reader(folder.path(), "b").look().refused;
+    let told = &refused["IPsecPeer b"];
+    let expected = "spec.identity: certificates/default/tls.crt does not carry FQDN b.example.com, only FQDN a.example.com";
+    assert!(told.starts_with(expected), "{told}");
+
+    // The roots that were read stay while the file is being written.
+    let mut reader = reader(folder.path(), "a");
+    let good = reader.look();
+    fs::write(files.join("ca.crt"), "half").expect("written");
+    let half = reader.look();
+    assert_eq!(half.authorities, good.authorities);
+    let told = &half.refused["IPsecTunnel mesh"];
+    assert!(
+        told.contains("certificates/default/ca.crt") && told.contains("stay in force"),
+        "{told}"
     );
 }
