@@ -228,7 +228,7 @@ mod tests {
              between nodes works: X25519, ECP-256, ECP-384, ECP-521"
         );
         spec.remote.type_ = RemoteType::External;
-        let for_external = Place::Host.unsupported(&spec);
+        let for_external = unsupported_fields(&spec);
         assert_eq!(for_external, []);
     }
 }

@@ -124,7 +124,8 @@ fn pkcs1(algorithm: SignatureAlgorithm, message: &[u8]) -> Vec<u8> {
     let encoding: &dyn RsaEncoding = match algorithm {
         RsaPkcs1Sha256 => &RSA_PKCS1_SHA256,
         RsaPkcs1Sha384 => &RSA_PKCS1_SHA384,
-        _ => &RSA_PKCS1_SHA512,
+        EcdsaSha256 | EcdsaSha384 | EcdsaSha512 | Ed25519 | RsaPkcs1Sha512 | RsaPssSha256 | RsaPssSha384
+        | RsaPssSha512 => &RSA_PKCS1_SHA512,
     };
     let mut signature = vec![0; pair.public_modulus_len()];
     pair.sign(
@@ -229,7 +230,8 @@ fn an_algorithm_does_not_verify_with_another_kind_of_key_or_another_hash() {
                 let fits = match other {
                     EcdsaSha256 | EcdsaSha384 | EcdsaSha512 => kind < 3,
                     Ed25519 => kind == 3,
-                    _ => kind == 4,
+                    RsaPkcs1Sha256 | RsaPkcs1Sha384 | RsaPkcs1Sha512 | RsaPssSha256 | RsaPssSha384
+                    | RsaPssSha512 => kind == 4,
                 };
                 let expected = if fits {
                     CryptoError::Unauthenticated

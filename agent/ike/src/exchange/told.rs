@@ -8,7 +8,9 @@ pub(super) fn refused_init(kind: NotifyType) -> (Failure, String) {
     match kind {
         NotifyType::NO_PROPOSAL_CHOSEN => (
             Failure::NoProposalChosen,
-            "the peer accepts none of the IKE proposals; compare both ends' suites".to_owned(),
+            "the peer accepts none of the IKE proposals (NO_PROPOSAL_CHOSEN); give both ends the same ike.proposals or suite, \
+             its log says what it expects"
+                .to_owned(),
         ),
         NotifyType::INVALID_MAJOR_VERSION => (
             Failure::Protocol,
@@ -23,7 +25,8 @@ pub(super) fn refused_auth(kind: Option<NotifyType>) -> (Failure, String) {
     match kind {
         Some(NotifyType::AUTHENTICATION_FAILED) => (
             Failure::Authentication,
-            "the peer refused our identity or proof; compare both ends' identities, secrets and certificates"
+            "the peer refused our identity or proof (AUTHENTICATION_FAILED); compare both ends' identities, secrets and \
+             certificates, its log says which"
                 .to_owned(),
         ),
         None => (
@@ -42,11 +45,15 @@ pub(super) fn refused_child(kind: NotifyType) -> (Failure, String) {
     match kind {
         NotifyType::NO_PROPOSAL_CHOSEN => (
             Failure::NoProposalChosen,
-            "the peer accepts none of the ESP proposals; compare both ends' suites".to_owned(),
+            "the peer accepts none of the proposals for the CHILD SA (NO_PROPOSAL_CHOSEN); give both ends the same \
+             childSA.proposals or suite, its log says what it expects"
+                .to_owned(),
         ),
         NotifyType::TS_UNACCEPTABLE => (
             Failure::TrafficSelectors,
-            "the peer has no child with these traffic selectors; compare both ends' configurations".to_owned(),
+            "the peer has no child with these traffic selectors in this mode (TS_UNACCEPTABLE); make the selectors and modes \
+             of both ends mirror each other"
+                .to_owned(),
         ),
         NotifyType::SINGLE_PAIR_REQUIRED => (
             Failure::TrafficSelectors,

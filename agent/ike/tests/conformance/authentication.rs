@@ -213,7 +213,8 @@ fn a_hash_that_we_have_not_announced_is_refused() {
             .events
             .iter()
             .map(|event| format!("{event:?}"))
-            .collect::<String>();
+            .collect::<Vec<_>>()
+            .concat();
         assert!(said.contains("AUTH.algorithm"), "{said}");
         refused((sut, answer));
     }

@@ -228,14 +228,14 @@ impl Sut {
 
     /// What people are told of the last thing that went wrong.
     pub(crate) fn last_detail(&self) -> &str {
-        let detail = |event: &Event| {
+        let mut details = self.events.iter().rev().filter_map(|event| {
             if let Event::Failed { detail, .. } = event {
                 Some(detail.as_str())
             } else {
                 None
             }
-        };
-        self.events.iter().rev().find_map(detail).unwrap_or_default()
+        });
+        details.next().unwrap_or_default()
     }
 
     /// How many pairs have been told as established.

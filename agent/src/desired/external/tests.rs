@@ -358,7 +358,7 @@ fn a_peer_with_roots_of_its_own_is_never_judged_by_the_authoritys() {
             bundle: authority.clone(),
             bundle_hash: None,
         };
-        let directory = directory(&snapshot, &state, &authority).expect("a directory");
+        let directory = directory(&snapshot, &state, Some(&authority)).expect("a directory");
         let mut hosts = directory.hosts.into_values();
         hosts
             .next()
