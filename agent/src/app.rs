@@ -401,6 +401,7 @@ impl App {
             unpinned: snapshot.host,
             resolved: &resolved,
             psks: &snapshot.psks,
+            bundles: &snapshot.bundles,
             down: &self.state.down,
         });
         next.revision = self.state.desired.revision;

@@ -14,6 +14,7 @@ use ipsecmesh_ike::{
 use crate::desired::naming::{Part, Reqids, peer_id};
 use crate::desired::pair::{PairPlan, demands_outbound, host, icmp_errors};
 use crate::desired::{Desired, DesiredPeer, Inputs, PeerTrust, TunnelView};
+use crate::identity::leaf::fingerprint;
 use crate::model::{Ends, External, ExternalAuth, PacketSelector, Start};
 
 const ICMPV6: u8 = 58;
@@ -128,7 +129,10 @@ impl Desired {
                     startable: config.auth != PeerAuth::Certificate || inputs.own_ready,
                     config,
                     boot: None,
-                    trust: PeerTrust::default(),
+                    trust: PeerTrust {
+                        roots: leader.roots(inputs).map(|pem| fingerprint(pem.as_bytes())),
+                        ..PeerTrust::default()
+                    },
                 },
             );
         }
@@ -165,6 +169,14 @@ impl Far<'_> {
             return Some("spec.auth.psk.secretRef: there is no usable pre-shared key".to_owned());
         }
         None
+    }
+
+    /// The roots that the peer has of its own.
+    fn roots<'b>(&self, inputs: &Inputs<'b>) -> Option<&'b String> {
+        match &self.external.auth {
+            ExternalAuth::Certificate { trust_bundle, .. } => inputs.bundles.get(trust_bundle.as_ref()?),
+            ExternalAuth::Psk => None,
+        }
     }
 
     fn auth(&self, inputs: &Inputs<'_>) -> Option<PeerAuth> {

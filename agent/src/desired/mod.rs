@@ -45,6 +45,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) resolved: &'a Resolved,
     /// Pre-shared keys, by the name of the tunnel.
     pub(crate) psks: &'a BTreeMap<String, Psk>,
+    /// Roots of external peers in PEM, by name and key.
+    pub(crate) bundles: &'a BTreeMap<(String, String), String>,
     /// Tunnels that a person has taken down: policies stand, SAs do not.
     pub(crate) down: &'a BTreeSet<String>,
 }
@@ -100,6 +102,8 @@ pub(crate) struct PeerTrust {
     pub(crate) uid: String,
     /// Fingerprints of its keys.
     pub(crate) keys: BTreeSet<String>,
+    /// Fingerprint of the roots that it has of its own.
+    pub(crate) roots: Option<String>,
 }
 
 /// What a tunnel's echo waits for.
@@ -236,6 +240,7 @@ impl Desired {
             trust: PeerTrust {
                 uid: peer.uid.clone(),
                 keys: peer.keys.clone(),
+                roots: None,
             },
         });
     }

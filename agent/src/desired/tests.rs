@@ -86,6 +86,7 @@ fn compute(tunnels: &[Tunnel], peers: &[Peer], latched: &[&str]) -> Desired {
         unpinned: false,
         resolved: &Resolved::new(),
         psks: &BTreeMap::new(),
+        bundles: &BTreeMap::new(),
         down: &BTreeSet::new(),
     })
 }
@@ -328,6 +329,7 @@ fn pod_networks_travel_between_one_pair_of_addresses() {
         unpinned: false,
         resolved: &Resolved::new(),
         psks: &BTreeMap::new(),
+        bundles: &BTreeMap::new(),
         down: &BTreeSet::new(),
     });
     assert_eq!(state.peers.len(), 1);
@@ -382,6 +384,7 @@ fn only_different_sides_make_a_pair() {
             unpinned: false,
             resolved: &Resolved::new(),
             psks: &BTreeMap::new(),
+            bundles: &BTreeMap::new(),
             down: &BTreeSet::new(),
         });
         assert_eq!(state.peers.len(), usize::from(pair), "{own:?} {other:?}");
@@ -408,6 +411,7 @@ fn a_node_that_left_stays_blocked_and_has_no_sas() {
             unpinned: false,
             resolved: &Resolved::new(),
             psks: &BTreeMap::new(),
+            bundles: &BTreeMap::new(),
             down: &BTreeSet::new(),
         });
         assert!(state.peers.is_empty());

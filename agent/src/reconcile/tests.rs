@@ -82,6 +82,7 @@ fn trust(key: &str) -> PeerTrust {
     PeerTrust {
         uid: "uid".to_owned(),
         keys: BTreeSet::from([key.to_owned()]),
+        roots: None,
     }
 }
 

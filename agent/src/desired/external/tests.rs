@@ -65,6 +65,7 @@ struct Case {
     tunnels: Vec<Tunnel>,
     ends: (&'static str, &'static str),
     identity: &'static str,
+    bundles: BTreeMap<(String, String), String>,
     down: BTreeSet<String>,
 }
 
@@ -74,6 +75,7 @@ impl Case {
             tunnels,
             ends: (LOCAL, REMOTE),
             identity: "",
+            bundles: BTreeMap::new(),
             down: BTreeSet::new(),
         }
     }
@@ -119,6 +121,7 @@ impl Case {
                 .iter()
                 .map(|tunnel| (tunnel.name.clone(), psk.clone()))
                 .collect(),
+            bundles: &self.bundles,
             down: &self.down,
         })
     }
@@ -372,6 +375,15 @@ fn a_peer_with_roots_of_its_own_is_never_judged_by_the_authoritys() {
     assert_eq!(trusted(&[]), TrustBundle::default(), "not there yet");
     let damaged = partner.replace("MII", "AAA");
     assert_eq!(trusted(&[&damaged]), TrustBundle::default(), "damaged");
+    // Other roots are another desired state: the peer is judged by them, and tried again, at once.
+    let roots = |bundles: &[&String]| {
+        let mut case = Case::new(vec![one.clone()]);
+        case.bundles = bundles.iter().map(|pem| (name.clone(), (*pem).clone())).collect();
+        only_peer(&case.desired()).trust.roots.clone()
+    };
+    assert_eq!(roots(&[]), None);
+    assert_ne!(roots(&[&partner]), None);
+    assert_ne!(roots(&[&partner]), roots(&[&authority]));
 }
 
 #[test]

@@ -148,6 +148,7 @@ fn peer(id: PeerId, node: &str, has_key: bool) -> DesiredPeer {
         trust: PeerTrust {
             uid: format!("uid-{node}"),
             keys,
+            roots: None,
         },
     }
 }
