@@ -44,50 +44,9 @@ impl fmt::Display for Unsupported {
 /// The fields of a tunnel that ask for behaviour that is not live yet.
 pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
     let mut found = Vec::new();
-    let mut check = |wrong: bool, field: &str, value: String, works_today| {
-        if wrong {
-            found.push(Unsupported {
-                field: field.to_owned(),
-                value,
-                why: Why::NotYet(works_today),
-            });
-        }
-    };
-    // Between nodes, what is selected moves through phases of its own, of which these have none yet.
-    let external = spec.remote.type_ == RemoteType::External;
-    check(
-        !external && !matches!(spec.traffic.type_, TrafficType::Overlay | TrafficType::PodNetwork),
-        "spec.traffic.type",
-        format!("{:?}", spec.traffic.type_),
-        "Overlay, PodNetwork; Host and Custom with remote.type External",
-    );
-    check(
-        !external && !spec.traffic.bypass.is_empty(),
-        "spec.traffic.bypass",
-        format!("{} entries", spec.traffic.bypass.len()),
-        "no entry; any with remote.type External",
-    );
-    check(
-        !external && spec.auth.type_ != AuthType::Certificate,
-        "spec.auth.type",
-        "PSK".to_owned(),
-        "Certificate; PSK with remote.type External",
-    );
-    let bundle = spec
-        .auth
-        .certificate
-        .as_ref()
-        .and_then(|c| c.trust_bundle_ref.as_ref());
-    check(
-        !external && bundle.is_some(),
-        "spec.auth.certificate.trustBundleRef",
-        bundle
-            .map(|b| format!("{}/{}", b.name, b.key))
-            .unwrap_or_default(),
-        "no trust bundle: the authority's own roots; any with remote.type External",
-    );
     if spec.remote.type_ == RemoteType::Nodes {
         external_only(spec, &mut found);
+        modp(spec, &mut found);
     }
     for (index, proposal) in spec.child_sa.proposals.iter().enumerate() {
         child_proposal(&format!("spec.childSA.proposals[{index}]"), proposal, &mut found);
@@ -129,8 +88,49 @@ pub fn unsupported_authority_fields(spec: &IPsecAuthoritySpec) -> Vec<Unsupporte
     found
 }
 
-/// MODP groups exist for peers that have nothing better. Nodes all have.
+/// Between nodes every selected packet passes through phases, which selectors have none of, and all nodes have certificates.
 fn external_only(spec: &IPsecTunnelSpec, found: &mut Vec<Unsupported>) {
+    let mut check = |wrong: bool, field: &str, value: String, instead| {
+        if wrong {
+            found.push(Unsupported {
+                field: field.to_owned(),
+                value,
+                why: Why::NotBetweenNodes(instead),
+            });
+        }
+    };
+    let (traffic, auth) = (&spec.traffic, &spec.auth);
+    check(
+        !matches!(traffic.type_, TrafficType::Overlay | TrafficType::PodNetwork),
+        "spec.traffic.type",
+        format!("{:?}", traffic.type_),
+        "Overlay, PodNetwork",
+    );
+    check(
+        !traffic.bypass.is_empty(),
+        "spec.traffic.bypass",
+        format!("{} entries", traffic.bypass.len()),
+        "no entry",
+    );
+    check(
+        auth.type_ != AuthType::Certificate,
+        "spec.auth.type",
+        "PSK".to_owned(),
+        "Certificate",
+    );
+    let certificate = auth.certificate.as_ref();
+    if let Some(bundle) = certificate.and_then(|certificate| certificate.trust_bundle_ref.as_ref()) {
+        check(
+            true,
+            "spec.auth.certificate.trustBundleRef",
+            format!("{}/{}", bundle.name, bundle.key),
+            "no trust bundle: the authority's own roots",
+        );
+    }
+}
+
+/// MODP groups exist for peers that have nothing better. Nodes all have.
+fn modp(spec: &IPsecTunnelSpec, found: &mut Vec<Unsupported>) {
     let ike = spec.ike.proposals.iter().enumerate();
     let child = spec.child_sa.proposals.iter().enumerate();
     let lists = ike
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(fields, ["spec.auth.type", "spec.ike.proposals[0].keyExchange"]);
         assert_eq!(
             found[0].to_string(),
-            "spec.auth.type: PSK is not supported yet; today works: Certificate; PSK with remote.type External"
+            "spec.auth.type: PSK is for external peers only (spec.remote.type External); between nodes works: Certificate"
         );
         assert_eq!(
             found[1].to_string(),
@@ -228,7 +228,6 @@ mod tests {
              between nodes works: X25519, ECP-256, ECP-384, ECP-521"
         );
         spec.remote.type_ = RemoteType::External;
-        let for_external = unsupported_fields(&spec);
-        assert_eq!(for_external, []);
+        assert_eq!(unsupported_fields(&spec), []);
     }
 }
