@@ -402,6 +402,7 @@ impl App {
             resolved: &resolved,
             psks: &snapshot.psks,
             bundles: &snapshot.bundles,
+            ppks: &snapshot.ppks,
             down: &self.state.down,
         });
         next.revision = self.state.desired.revision;

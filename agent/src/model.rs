@@ -83,6 +83,9 @@ pub(crate) struct External {
     pub(crate) local_identity: Option<Identity>,
     /// How both prove themselves.
     pub(crate) auth: ExternalAuth,
+    /// The post-quantum preshared key besides that: its name, and whether it is a must. The key is found under the
+    /// tunnel's name.
+    pub(crate) ppk: Option<(String, bool)>,
     /// What is protected: one CHILD SA each.
     pub(crate) selectors: Vec<PacketSelector>,
     /// What stays in clear all the same.

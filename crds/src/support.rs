@@ -54,6 +54,19 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
     found
 }
 
+/// The same for tunnels of a cluster: what lives in files beside the manifests of a host has no way to its nodes yet.
+pub fn unsupported_in_cluster(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
+    let mut found = unsupported_fields(spec);
+    if let Some(ppk) = &spec.auth.ppk {
+        found.push(Unsupported {
+            field: "spec.auth.ppk".to_owned(),
+            value: ppk.id.clone(),
+            why: Why::NotYet("hosts without Kubernetes, whose keys are files; ML-KEM in ike.proposals"),
+        });
+    }
+    found
+}
+
 /// The fields of an authority that ask for behaviour that is not live yet.
 pub fn unsupported_authority_fields(spec: &IPsecAuthoritySpec) -> Vec<Unsupported> {
     let mut found = Vec::new();
@@ -173,7 +186,7 @@ const CURVES: &str = "X25519, ECP-256, ECP-384, ECP-521";
 mod tests {
     use super::*;
     use crate::suite::{KeyExchange, Suite};
-    use crate::tunnel::Auth;
+    use crate::tunnel::{Auth, PpkAuth};
 
     #[test]
     fn every_suite_is_live() {
@@ -229,5 +242,9 @@ mod tests {
         );
         spec.remote.type_ = RemoteType::External;
         assert_eq!(unsupported_fields(&spec), []);
+        spec.auth.ppk = Some(PpkAuth::default());
+        assert_eq!(unsupported_fields(&spec), []);
+        let in_cluster = unsupported_in_cluster(&spec);
+        assert_eq!(in_cluster[0].field, "spec.auth.ppk");
     }
 }

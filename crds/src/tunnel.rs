@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    auth::{Auth, AuthType, AuthorityRef, CertificateAuth, PskAuth, SecretKeyRef, TrustBundleRef},
+    auth::{Auth, AuthType, AuthorityRef, CertificateAuth, PpkAuth, PskAuth, SecretKeyRef, TrustBundleRef},
     protection::{
         ChildSa, ChildSaLifetime, DeadPeerDetection, DpdAction, Encapsulation, Ike, Initiation, Mode,
         Protocol,
@@ -72,6 +72,9 @@ use crate::{
     validation = Rule::new("self.remote.type == 'Nodes' || self.traffic.type == 'Custom' || self.traffic.type == 'Host'")
         .message("traffic.type must be Host or Custom when remote.type is External")
         .field_path(".traffic.type"),
+    validation = Rule::new("!has(self.auth.ppk) || self.remote.type == 'External'")
+        .message("auth.ppk requires remote.type External: nodes of the mesh have ML-KEM instead")
+        .field_path(".auth.ppk"),
     validation = Rule::new("!has(self.suite) || (!has(self.ike.proposals) && !has(self.childSA.proposals))")
         .message("suite and explicit proposals are mutually exclusive")
         .field_path(".suite"),

@@ -8,6 +8,7 @@ mod key;
 mod modp;
 pub mod rustcrypto;
 mod shared;
+mod stack;
 
 pub use key::{InvalidPrivateKey, KeyEncoding, PrivateKey, private_key};
 

@@ -222,6 +222,7 @@ impl Endpoint {
         }
         if let Some(current) = current {
             let identity = old.auth != new.auth
+                || old.ppk != new.ppk
                 || old.local_identity != new.local_identity
                 || old.remote_identity != new.remote_identity
                 || old.encapsulation != new.encapsulation;
@@ -340,6 +341,11 @@ fn validate(config: &PeerConfig) -> Result<(), CommandError> {
         .all(crate::config::IkeProposal::is_sound)
     {
         return invalid(UNSOUND_IKE);
+    }
+    if let Some(ppk) = &config.ppk
+        && (!(1..=255).contains(&ppk.id.len()) || ppk.current.is_empty())
+    {
+        return invalid("ppk: its id has 1 to 255 bytes, and its key is not empty");
     }
     if !(1..=10).contains(&config.liveness.max_retries) {
         return invalid("liveness.max_retries is not within 1 and 10");

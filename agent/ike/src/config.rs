@@ -237,6 +237,8 @@ pub struct PeerConfig {
     pub remote_identity: Identity,
     /// How both ends prove themselves.
     pub auth: PeerAuth,
+    /// Mixed into the keys besides that.
+    pub ppk: Option<Ppk>,
     /// Proposals of the IKE SA in order of preference; never empty.
     pub ike_proposals: Vec<IkeProposal>,
     /// No IKE SA stands for longer after the peer has proven its identity: a new one is made before (RFC 7296 §2.8.3), and
@@ -272,6 +274,36 @@ impl fmt::Debug for PeerAuth {
             Self::Certificate => "Certificate",
             Self::Psk { .. } => "Psk(redacted)",
         })
+    }
+}
+
+/// A post-quantum preshared key (RFC 8784): whoever breaks the key exchange later does not have the keys of CHILD SAs
+/// without it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ppk {
+    /// Its name at both ends: 1–255 bytes.
+    pub id: Vec<u8>,
+    /// Used, and accepted.
+    pub current: Zeroizing<Vec<u8>>,
+    /// Accepted while the peer may still use it.
+    pub previous: Option<Zeroizing<Vec<u8>>>,
+    /// Without it there is no IKE SA.
+    pub required: bool,
+}
+
+impl Ppk {
+    /// Its name for people.
+    pub(crate) fn name(&self) -> String {
+        format!("{:?}", String::from_utf8_lossy(&self.id))
+    }
+}
+
+impl fmt::Debug for Ppk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ppk")
+            .field("id", &self.name())
+            .field("required", &self.required)
+            .finish_non_exhaustive()
     }
 }
 

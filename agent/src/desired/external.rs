@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipsecmesh_crds::phase::{Demand as PhaseDemand, Demands};
 use ipsecmesh_dataplane::{Demand, Direction, Policy, PolicyAction, PolicyKey, Prefix, Selector};
 use ipsecmesh_ike::{
-    ChildConfig, ChildId, DistinguishedName, Identity, Initiation, Mode, PeerAuth, PeerConfig,
+    ChildConfig, ChildId, DistinguishedName, Identity, Initiation, Mode, PeerAuth, PeerConfig, Ppk,
     TrafficSelector,
 };
 
@@ -152,11 +152,13 @@ impl Far<'_> {
             &self.external.identity,
             &self.external.local_identity,
             &self.external.auth,
+            &self.external.ppk,
         );
         let theirs = (
             &leader.external.identity,
             &leader.external.local_identity,
             &leader.external.auth,
+            &leader.external.ppk,
         );
         if ours != theirs || !agree(self.auth(inputs).as_ref(), leader.auth(inputs).as_ref()) {
             return Some(format!(
@@ -167,6 +169,9 @@ impl Far<'_> {
         }
         if self.auth(inputs).is_none() {
             return Some("spec.auth.psk.secretRef: there is no usable pre-shared key".to_owned());
+        }
+        if self.external.ppk.is_some() && self.ppk(inputs).is_none() {
+            return Some("spec.auth.ppk.secretRef: there is no usable post-quantum preshared key".to_owned());
         }
         None
     }
@@ -190,6 +195,17 @@ impl Far<'_> {
                 })
             }
         }
+    }
+
+    fn ppk(&self, inputs: &Inputs<'_>) -> Option<Ppk> {
+        let (id, required) = self.external.ppk.as_ref()?;
+        let key = inputs.ppks.get(&self.view.tunnel.name)?;
+        Some(Ppk {
+            id: id.as_bytes().to_vec(),
+            current: key.current.clone(),
+            previous: key.previous.clone(),
+            required: *required,
+        })
     }
 
     /// The weakest demands of the tunnel and of this host as its member.
@@ -350,6 +366,7 @@ impl Far<'_> {
                 .clone()
                 .unwrap_or(Identity::Address(self.ends.remote)),
             auth,
+            ppk: self.ppk(inputs),
             ike_proposals: tunnel.ike_proposals.clone(),
             ike_lifetime: tunnel.ike_lifetime,
             liveness: tunnel.liveness,

@@ -47,6 +47,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) psks: &'a BTreeMap<String, Psk>,
     /// Roots of external peers in PEM, by name and key.
     pub(crate) bundles: &'a BTreeMap<(String, String), String>,
+    /// Post-quantum preshared keys, by the name of the tunnel.
+    pub(crate) ppks: &'a BTreeMap<String, Psk>,
     /// Tunnels that a person has taken down: policies stand, SAs do not.
     pub(crate) down: &'a BTreeSet<String>,
 }

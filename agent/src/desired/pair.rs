@@ -326,6 +326,7 @@ impl Pair<'_> {
             local_identity: Identity::Fqdn(self.own.identity.clone()),
             remote_identity: Identity::Fqdn(self.peer.identity.clone()),
             auth: PeerAuth::Certificate,
+            ppk: None,
             ike_proposals: leader.tunnel.ike_proposals.clone(),
             ike_lifetime: leader.tunnel.ike_lifetime,
             liveness: leader.tunnel.liveness,

@@ -87,6 +87,7 @@ fn compute(tunnels: &[Tunnel], peers: &[Peer], latched: &[&str]) -> Desired {
         resolved: &Resolved::new(),
         psks: &BTreeMap::new(),
         bundles: &BTreeMap::new(),
+        ppks: &BTreeMap::new(),
         down: &BTreeSet::new(),
     })
 }
@@ -330,6 +331,7 @@ fn pod_networks_travel_between_one_pair_of_addresses() {
         resolved: &Resolved::new(),
         psks: &BTreeMap::new(),
         bundles: &BTreeMap::new(),
+        ppks: &BTreeMap::new(),
         down: &BTreeSet::new(),
     });
     assert_eq!(state.peers.len(), 1);
@@ -385,6 +387,7 @@ fn only_different_sides_make_a_pair() {
             resolved: &Resolved::new(),
             psks: &BTreeMap::new(),
             bundles: &BTreeMap::new(),
+            ppks: &BTreeMap::new(),
             down: &BTreeSet::new(),
         });
         assert_eq!(state.peers.len(), usize::from(pair), "{own:?} {other:?}");
@@ -412,6 +415,7 @@ fn a_node_that_left_stays_blocked_and_has_no_sas() {
             resolved: &Resolved::new(),
             psks: &BTreeMap::new(),
             bundles: &BTreeMap::new(),
+            ppks: &BTreeMap::new(),
             down: &BTreeSet::new(),
         });
         assert!(state.peers.is_empty());

@@ -200,6 +200,7 @@ fn desired(own: u8, revision: u64, demand: Demand) -> Desired {
             current: Zeroizing::new(b"for this test and for nothing else".to_vec()),
             previous: None,
         },
+        ppk: None,
         ike_proposals: fixture::ike_proposals(),
         ike_lifetime: Duration::from_hours(24),
         liveness: fixture::liveness(),

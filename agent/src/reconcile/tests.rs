@@ -58,6 +58,7 @@ fn config(lifetime: Duration) -> PeerConfig {
         local_identity: Identity::Fqdn("one".to_owned()),
         remote_identity: Identity::Fqdn("two".to_owned()),
         auth: PeerAuth::Certificate,
+        ppk: None,
         ike_proposals: fixture::ike_proposals(),
         ike_lifetime: Duration::from_hours(24),
         liveness: fixture::liveness(),

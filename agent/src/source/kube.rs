@@ -244,6 +244,8 @@ impl Objects {
                 .map(|(name, value)| (name.to_owned(), value.clone()))
                 .collect(),
             psks: self.credentials.psks(),
+            // They have no way to a node yet, and the operator accepts no tunnel that wants one.
+            ppks: BTreeMap::new(),
             bundles: self.bundles(),
             host: false,
             refused: refused

@@ -107,6 +107,7 @@ struct Reader {
     folder: Folder,
     tunnels: BTreeMap<String, RankedTunnel>,
     psks: BTreeMap<String, Psk>,
+    ppks: BTreeMap<String, Psk>,
     own: Own,
     certificate: Option<Arc<NodeCertificate>>,
     bundles: BTreeMap<(String, String), String>,
@@ -122,6 +123,7 @@ impl Reader {
             name: name.to_owned(),
             tunnels: BTreeMap::new(),
             psks: BTreeMap::new(),
+            ppks: BTreeMap::new(),
             own: Own::new(provider),
             certificate: None,
             bundles: BTreeMap::new(),
@@ -145,7 +147,7 @@ impl Reader {
         }
         let mut directory = Directory::new(&self.name, peers);
         let mut ranked = BTreeMap::new();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut quantum) = (Vec::new(), Vec::new());
         for document in documents.iter().filter(|document| document.kind == "IPsecTunnel") {
             let Some(mut object) = parsed::<IPsecTunnel>(document, &mut refused) else {
                 continue;
@@ -159,13 +161,17 @@ impl Reader {
             let row = complete(&object, row);
             if let Some(tunnel) = note(document, row, &mut refused) {
                 wanted.extend(psk_of(&object).map(|key| (document.name.clone(), key)));
+                let ppk = object.spec.auth.ppk.as_ref();
+                quantum.extend(ppk.map(|ppk| (document.name.clone(), ppk.secret_ref.clone())));
                 ranked.insert(document.name.clone(), tunnel);
             }
         }
         self.tunnels = ranked;
-        let (psks, problems) = secrets::refresh(&self.path, &wanted, &self.psks);
-        self.psks = psks;
-        for (tunnel, problem) in problems {
+        let (keys, problems) = secrets::refresh(&self.path, "spec.auth.psk", &wanted, &self.psks);
+        self.psks = keys;
+        let (keys, more) = secrets::refresh(&self.path, "spec.auth.ppk", &quantum, &self.ppks);
+        self.ppks = keys;
+        for (tunnel, problem) in problems.into_iter().chain(more) {
             add(&mut refused, format!("IPsecTunnel {tunnel}"), problem);
         }
         let authorities = self.authorities(&documents, &mut refused);
@@ -185,6 +191,7 @@ impl Reader {
             node: None,
             authorities,
             psks: self.psks.clone(),
+            ppks: self.ppks.clone(),
             bundles: self.bundles.clone(),
             host: true,
             refused,

@@ -28,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) authorities: BTreeMap<String, Authority>,
     /// Pre-shared keys, by the name of the tunnel.
     pub(crate) psks: BTreeMap<String, Psk>,
+    /// Post-quantum preshared keys, by the name of the tunnel.
+    pub(crate) ppks: BTreeMap<String, Psk>,
     /// Roots of external peers in PEM, by name and key.
     pub(crate) bundles: BTreeMap<(String, String), String>,
     /// The objects are a host's own files: nobody has certified their peers or pinned their keys.

@@ -28,6 +28,10 @@ pub struct Auth {
     /// The pre-shared key, with type PSK.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psk: Option<PskAuth>,
+    /// A post-quantum preshared key (RFC 8784), mixed into the keys besides either type: for external peers without
+    /// ML-KEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ppk: Option<PpkAuth>,
 }
 
 impl Auth {
@@ -47,6 +51,7 @@ impl Default for Auth {
             type_: AuthType::Certificate,
             certificate: Some(CertificateAuth::default()),
             psk: None,
+            ppk: None,
         }
     }
 }
@@ -112,6 +117,31 @@ pub struct PskAuth {
     pub secret_ref: SecretKeyRef,
 }
 
+/// A post-quantum preshared key.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PpkAuth {
+    /// Its name at both ends.
+    #[schemars(length(min = 1, max = 64))]
+    pub id: String,
+    /// The key: at least 32 bytes.
+    pub secret_ref: SecretKeyRef,
+    /// While true, there is no SA with a peer that does not have the key. While false, a peer that has none is accepted
+    /// without it; one that proves itself with a wrong key never is.
+    #[serde(default = "default_required")]
+    pub required: bool,
+}
+
+impl Default for PpkAuth {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            secret_ref: SecretKeyRef::default(),
+            required: default_required(),
+        }
+    }
+}
+
 /// A key of a Secret in the operator's namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -122,6 +152,10 @@ pub struct SecretKeyRef {
     /// Key in it; `<key>-previous` holds the one before, during a change.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+}
+
+const fn default_required() -> bool {
+    true
 }
 
 fn default_authority() -> String {

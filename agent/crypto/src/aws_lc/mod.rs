@@ -14,17 +14,19 @@ use ipsecmesh_ike::crypto::{
 };
 use ipsecmesh_ike::{Encryption, Prf};
 
+use crate::stack::Wiped;
+
 pub(crate) use signature::private_key;
 
 /// aws-lc-rs: the default. Its MODP groups are those of the other provider.
 pub static PROVIDER: Provider = Provider {
     name: "aws-lc-rs",
     random: &OsRandom,
-    prf: &Hmac,
-    aead: &Aead,
-    cbc: &cbc::AesCbc,
-    key_exchange: &key_exchange::Agreement,
-    kem: &kem::MlKem,
+    prf: &Wiped(Hmac),
+    aead: &Wiped(Aead),
+    cbc: &Wiped(cbc::AesCbc),
+    key_exchange: &Wiped(key_exchange::Agreement),
+    kem: &Wiped(kem::MlKem),
     hash: &Digest,
     signature: &signature::Verifier,
 };

@@ -13,17 +13,19 @@ use sha1::Sha1;
 use sha2::digest::Digest;
 use sha2::{Sha256, Sha384, Sha512};
 
+use crate::stack::Wiped;
+
 pub(crate) use signature::private_key;
 
 /// aes-gcm, chacha20poly1305, cbc, sha2, hmac, x25519-dalek, p256, p384, p521, ed25519-dalek, rsa, crypto-bigint, ml-kem.
 pub static PROVIDER: Provider = Provider {
     name: "rustcrypto",
     random: &OsRandom,
-    prf: &HmacPrf,
-    aead: &aead::Aead,
-    cbc: &cbc::AesCbc,
-    key_exchange: &key_exchange::Agreement,
-    kem: &kem::MlKem,
+    prf: &Wiped(HmacPrf),
+    aead: &Wiped(aead::Aead),
+    cbc: &Wiped(cbc::AesCbc),
+    key_exchange: &Wiped(key_exchange::Agreement),
+    kem: &Wiped(kem::MlKem),
     hash: &Hashes,
     signature: &signature::Verifier,
 };

@@ -10,6 +10,7 @@ use crate::wire::{
 };
 
 /// What one end's AUTH covers, but for its identity.
+#[derive(Clone, Copy)]
 pub(crate) struct Proof<'a> {
     pub(crate) keys: &'a AuthKeys,
     /// The end that proves itself.

@@ -39,6 +39,17 @@ impl IkeKeys {
         }
     }
 
+    /// Mixes in a post-quantum preshared key that both ends have proven to hold (RFC 8784 §3):
+    ///
+    /// ```text
+    /// SK_d  = prf+ (PPK, SK_d')       likewise SK_pi and SK_pr
+    /// ```
+    pub fn mix_in_ppk(&mut self, provider: &Provider, ppk: &[u8]) -> Result<(), CryptoError> {
+        self.auth = self.auth.with_ppk(provider, ppk)?;
+        self.d.key = with_ppk(provider, self.d.prf, ppk, &self.d.key)?;
+        Ok(())
+    }
+
     pub(super) fn material_length(suite: IkeSuite) -> usize {
         let integrity = suite.integrity.map_or(0, Integrity::key_length);
         3 * suite.prf.output_length() + 2 * (integrity + sealing_length(suite.encryption))
@@ -93,6 +104,15 @@ impl AuthKeys {
     /// The PRF of the IKE SA.
     pub fn prf(&self) -> Prf {
         self.prf
+    }
+
+    /// The keys with which an end proves itself that holds this post-quantum preshared key as well (RFC 8784 §3).
+    pub fn with_ppk(&self, provider: &Provider, ppk: &[u8]) -> Result<Self, CryptoError> {
+        Ok(Self {
+            prf: self.prf,
+            pi: with_ppk(provider, self.prf, ppk, &self.pi)?,
+            pr: with_ppk(provider, self.prf, ppk, &self.pr)?,
+        })
     }
 
     /// SK_pi or SK_pr.
@@ -184,6 +204,14 @@ impl ChildKeymat {
             },
         }
     }
+}
+
+fn with_ppk(provider: &Provider, prf: Prf, ppk: &[u8], key: &Secret) -> Result<Secret, CryptoError> {
+    prf_plus(
+        provider.prf.keyed(prf, ppk).as_ref(),
+        &[key.expose()],
+        prf.output_length(),
+    )
 }
 
 /// Length of cipher key and salt.

@@ -62,7 +62,8 @@ impl Endpoint {
             nonce: &candidate.nonce_r,
             intermediate: candidate.intermediate(),
         };
-        let proven = self.prove(attempt.peer, &proof, &id, &candidate.response)?;
+        let ppk = peer.config.ppk.as_ref().filter(|_| candidate.ppk);
+        let proven = self.prove_with_ppk(attempt.peer, &proof, ppk, &id, &candidate.response)?;
         let mut payloads = vec![Payload::IdInitiator(id)];
         if peer.current.is_none() {
             payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT)));
@@ -128,7 +129,7 @@ impl Endpoint {
     }
 
     /// The peer's proof, or its refusal. Errors may come without IDr, so that they are read first.
-    fn judge_auth_response(&mut self, id: IkeSaId, candidate: Candidate, payloads: &Payloads) {
+    fn judge_auth_response(&mut self, id: IkeSaId, mut candidate: Candidate, payloads: &Payloads) {
         let Some(attempt) = self.initiating.get(&id) else {
             return;
         };
@@ -136,6 +137,11 @@ impl Endpoint {
             let kind = payloads.error_notify().map(|notify| notify.kind);
             let (failure, detail) = told::refused_auth(kind);
             self.refused(id, failure, detail);
+            return;
+        }
+        if let Err(detail) = self.mix_in_answered_ppk(attempt.peer, &mut candidate, payloads) {
+            self.refuse_responder(id, candidate);
+            self.refused(id, Failure::Authentication, detail);
             return;
         }
         let proof = Proof {

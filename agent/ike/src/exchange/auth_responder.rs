@@ -1,13 +1,14 @@
 //! IKE_AUTH as responder (RFC 7296 §1.2).
 
 use super::child_responder::ChildRequest;
+use super::ppk;
 use super::receive::malformed;
 use crate::auth::{PeerAuthenticated, Proof};
 use crate::collision::Verdict;
 use crate::crypto::ChildContext;
 use crate::endpoint::Endpoint;
 use crate::output::{AnswerReason, CloseReason, Disposition, DropReason, Event, Failure};
-use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, SpiOwner, Standing, auth_id};
+use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, PpkUse, SpiOwner, Standing, auth_id};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
@@ -69,15 +70,17 @@ impl Endpoint {
             return;
         };
         let peer = half_open.peer;
-        let theirs = Proof {
-            keys: &half_open.keys.auth,
-            signer: Role::Initiator,
-            message: &half_open.request,
-            nonce: &half_open.nonce_r,
-            intermediate: half_open.intermediate(),
-        };
-        let proven = self.authenticate(peer, &theirs, payloads);
-        let answer = proven.and_then(|proven| Ok((self.responder_proof(half_open)?, proven)));
+        let provider = self.provider;
+        let proven = self.authenticate_initiator(half_open, payloads);
+        let proven = proven.and_then(|(proven, ppk)| {
+            if let (Some(ppk), Some(half_open)) = (ppk, self.half_open.get_mut(id)) {
+                let mixed = half_open.keys.mix_in_ppk(provider, &ppk);
+                mixed.map_err(|error| error.to_string())?;
+                half_open.ppk = PpkUse::Mixed;
+            }
+            Ok(proven)
+        });
+        let answer = proven.and_then(|proven| Ok((self.responder_proof(id)?, proven)));
         match answer {
             Ok((answer, proven)) => self.responder_done(id, path, &proven, answer, payloads),
             Err(detail) => {
@@ -98,7 +101,8 @@ impl Endpoint {
     }
 
     /// IDr, CERT, AUTH, and the notifies of ours that belong to it.
-    fn responder_proof(&self, half_open: &HalfOpen) -> Result<Vec<Payload>, String> {
+    fn responder_proof(&self, id: IkeSaId) -> Result<Vec<Payload>, String> {
+        let half_open = self.half_open.get(id).ok_or("the exchange has ended")?;
         let peer = self
             .peers
             .get(&half_open.peer)
@@ -115,6 +119,7 @@ impl Endpoint {
         let mut payloads = vec![Payload::IdResponder(id)];
         payloads.extend(proven);
         payloads.push(Payload::Notify(Notify::boot_id(self.config.boot_id)));
+        payloads.extend((half_open.ppk == PpkUse::Mixed).then(ppk::used));
         if half_open.nat.peer {
             // Behind a NAT we do not reach it to begin a new IKE SA ourselves.
             payloads.push(Payload::Notify(Notify::auth_lifetime(peer.config.ike_lifetime)));

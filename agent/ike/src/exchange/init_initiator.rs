@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{intermediate, told};
+use super::{intermediate, ppk, told};
 use crate::config::{Encapsulation, Initiation, KeyExchange, PeerAuth, SignatureAlgorithm};
 use crate::crypto::{Skeyseed, confirm_ike, ike_offer};
 use crate::endpoint::Endpoint;
@@ -139,6 +139,7 @@ impl Endpoint {
         payloads.extend(self.offers_fragments());
         let additional = peer.config.ike_proposals.iter().any(|p| !p.additional.is_empty());
         payloads.extend(additional.then(intermediate::supported));
+        payloads.extend(peer.config.ppk.as_ref().map(|_| ppk::announced()));
         if peer.config.auth == PeerAuth::Certificate {
             let hashes = Notify::hash_algorithms(&SignatureAlgorithm::HASHES);
             payloads.push(Payload::Notify(hashes));
@@ -242,6 +243,13 @@ impl Endpoint {
             self.refused(id, Failure::Protocol, detail.to_owned());
             return None;
         }
+        let agreed_ppk = match ppk::agreed(peer.config.ppk.as_ref(), payloads) {
+            Ok(ppk) => ppk,
+            Err(detail) => {
+                self.refused(id, Failure::Authentication, detail);
+                return None;
+            }
+        };
         let nat = detected.forced_by(encapsulation);
         let offer = offer.request.clone();
         if suite.additional.is_some() {
@@ -262,6 +270,7 @@ impl Endpoint {
             offer,
             suite,
             stage: Stage::Auth(None),
+            ppk: agreed_ppk,
         };
         match suite.additional {
             Some(kem) => self.send_intermediate(id, candidate, kem),

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{diagnosis, intermediate};
+use super::{diagnosis, intermediate, ppk};
 use crate::config::{Encapsulation, IkeProposal, PeerAuth, SignatureAlgorithm};
 use crate::crypto::{IkeSuite, Skeyseed, ike_offer, select_ike};
 use crate::endpoint::Endpoint;
 use crate::nat;
 use crate::output::{AnswerReason, Disposition, DropReason, Event, Failure};
-use crate::sa::{HalfOpen, HalfOpenOutcome, SpiOwner};
+use crate::sa::{HalfOpen, HalfOpenOutcome, PpkUse, SpiOwner};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, IkeSpi, Path, PeerId};
 use crate::wire::{
@@ -193,6 +193,11 @@ impl Endpoint {
             return self.answer_stateless(path, header, notify, AnswerReason::InvalidKe);
         }
         let (auth, encapsulation) = (peer.config.auth.clone(), peer.config.encapsulation);
+        // An end that must have one says so in IKE_AUTH, where the answer is sealed.
+        let ppk_use = match ppk::agreed(peer.config.ppk.as_ref(), payloads) {
+            Ok(true) => PpkUse::Announced,
+            Ok(false) | Err(_) => PpkUse::Absent,
+        };
         let detected = nat::detected(self.provider, payloads, header.initiator_spi, None, path);
         if detected.is_there() && encapsulation == Encapsulation::Never {
             return self.refuse_init(peer_id, path, header, || BEHIND_NAT.to_owned());
@@ -233,6 +238,7 @@ impl Endpoint {
             encapsulation,
         ));
         answer.extend(self.abilities(peer_id, &auth, suite));
+        answer.extend((ppk_use == PpkUse::Announced).then(ppk::announced));
         let header = init_response(spi_i, spi_r);
         let (Ok(mut keys), Ok(response)) = (keys, crate::wire::encode(&header, &answer)) else {
             return malformed;
@@ -254,6 +260,7 @@ impl Endpoint {
             nat: detected.forced_by(encapsulation),
             suite,
             passed: None,
+            ppk: ppk_use,
             outcome: HalfOpenOutcome::Waiting,
         };
         self.half_open.insert(id, sa);

@@ -10,6 +10,7 @@ pub(crate) mod informational;
 pub(crate) mod init_initiator;
 pub(crate) mod init_responder;
 mod intermediate;
+mod ppk;
 mod receive;
 pub(crate) mod rekey_ike;
 pub(crate) mod suspicion;

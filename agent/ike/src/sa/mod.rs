@@ -80,6 +80,8 @@ pub(crate) struct Candidate {
     pub(crate) offer: Vec<u8>,
     pub(crate) suite: IkeSuite,
     pub(crate) stage: Stage,
+    /// Both ends have a post-quantum preshared key.
+    pub(crate) ppk: bool,
 }
 
 /// What a candidate is asked.
@@ -115,7 +117,19 @@ pub(crate) struct HalfOpen {
     pub(crate) suite: IkeSuite,
     /// The IKE_INTERMEDIATE exchange, once it is done.
     pub(crate) passed: Option<Passed>,
+    pub(crate) ppk: PpkUse,
     pub(crate) outcome: HalfOpenOutcome,
+}
+
+/// What becomes of a post-quantum preshared key (RFC 8784).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PpkUse {
+    /// One of the ends has none.
+    Absent,
+    /// Both ends have one.
+    Announced,
+    /// It is in the keys.
+    Mixed,
 }
 
 /// An IKE_INTERMEDIATE exchange that is done.

@@ -309,6 +309,12 @@ code_points! {
         IKEV2_FRAGMENTATION_SUPPORTED = 16430,
         /// Hash algorithms that the sender verifies (RFC 7427 §4).
         SIGNATURE_HASH_ALGORITHMS = 16431,
+        /// The sender has a post-quantum preshared key (RFC 8784).
+        USE_PPK = 16435,
+        /// Names a post-quantum preshared key, or says that it was used.
+        PPK_IDENTITY = 16436,
+        /// Authentication data as if there were no post-quantum preshared key.
+        NO_PPK_AUTH = 16437,
         /// IKE_INTERMEDIATE (RFC 9242).
         INTERMEDIATE_EXCHANGE_SUPPORTED = 16438,
         /// Links IKE_FOLLOWUP_KE exchanges (RFC 9370).

@@ -10,6 +10,9 @@ use super::writer::Writer;
 use super::{HashAlgorithm, KeyExchangeMethod, NotifyType, PayloadType, Protocol};
 use crate::types::{BootId, EspSpi, SaProtocol};
 
+/// A name that stands for one key, as opposed to what only the sender can read (RFC 8784 §5.1).
+const PPK_ID_FIXED: u8 = 2;
+
 /// An error or a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notify {
@@ -72,6 +75,13 @@ impl Notify {
         Self::with_data(NotifyType::IPSECMESH_BOOT_ID, boot.0.to_vec())
     }
 
+    /// PPK_IDENTITY of an initiator: PPK_ID_FIXED, the name of a key that both ends have (RFC 8784 §5.1).
+    pub fn ppk_identity(id: &[u8]) -> Self {
+        let mut data = vec![PPK_ID_FIXED];
+        data.extend_from_slice(id);
+        Self::with_data(NotifyType::PPK_IDENTITY, data)
+    }
+
     /// AUTH_LIFETIME: for so long the sender believes that the receiver is who it has proven to be (RFC 4478 §3).
     pub fn auth_lifetime(time: Duration) -> Self {
         let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
@@ -93,6 +103,14 @@ impl Notify {
         let method = r.u16("INVALID_KE_PAYLOAD.method")?;
         r.finish("INVALID_KE_PAYLOAD")?;
         Ok(KeyExchangeMethod(method))
+    }
+
+    /// The name in PPK_IDENTITY of an initiator.
+    pub fn named_ppk(&self) -> Result<&[u8], DecodeError> {
+        match self.data.split_first() {
+            Some((&PPK_ID_FIXED, id)) if !id.is_empty() => Ok(id),
+            _ => Err(DecodeError::new("PPK_IDENTITY", Malformation::OutOfRange)),
+        }
     }
 
     /// The time that AUTH_LIFETIME names.

@@ -212,6 +212,17 @@ impl Payloads {
         self.notifies().find(|notify| notify.kind.is_error())
     }
 
+    /// The same payloads, with other data in AUTH.
+    pub(crate) fn with_auth_data(&self, data: &[u8]) -> Self {
+        let mut payloads = self.clone();
+        for payload in &mut payloads.0 {
+            if let Payload::Auth(auth) = payload {
+                data.clone_into(&mut auth.data);
+            }
+        }
+        payloads
+    }
+
     /// All deletes.
     pub fn deletes(&self) -> impl Iterator<Item = &Delete> {
         self.0.iter().filter_map(|payload| {

@@ -23,6 +23,7 @@ mod lifetime;
 mod nat;
 mod notifies;
 mod peer;
+mod ppk;
 mod real_crypto;
 mod reauthentication;
 mod refusal;

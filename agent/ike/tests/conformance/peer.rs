@@ -57,6 +57,8 @@ pub(crate) struct Peer {
     suite: IkeSuite,
     /// SK_e of what it sends, for content that no payload can express.
     raw_key: Vec<u8>,
+    /// SK_pi.
+    pub(crate) sk_pi: Vec<u8>,
 }
 
 impl Peer {
@@ -72,7 +74,7 @@ impl Peer {
         let keys = Skeyseed::initial(provider, suite, shared, &nonces.0, &nonces.1)
             .into_ike_keys(provider, spis.0, spis.1, role)
             .expect("keys");
-        let raw_key = raw_key(provider, role, suite, shared, spis, &nonces);
+        let (raw_key, sk_pi) = raw_keys(provider, role, suite, shared, spis, &nonces);
         Self {
             provider,
             role,
@@ -88,6 +90,7 @@ impl Peer {
             intermediate: None,
             suite,
             raw_key,
+            sk_pi,
         }
     }
 
@@ -303,15 +306,15 @@ impl Peer {
     }
 }
 
-/// SK_ei or SK_er, cut by hand (RFC 7296 §2.14).
-fn raw_key(
+/// SK_ei or SK_er, and SK_pi, cut by hand (RFC 7296 §2.14).
+fn raw_keys(
     provider: &Provider,
     role: Role,
     suite: IkeSuite,
     shared: &Secret,
     spis: (IkeSpi, IkeSpi),
     nonces: &(Nonce, Nonce),
-) -> Vec<u8> {
+) -> (Vec<u8>, Vec<u8>) {
     let both = [nonces.0.as_bytes(), nonces.1.as_bytes()].concat();
     let seed = provider.prf.keyed(suite.prf, &both).apply(&[shared.expose()]);
     let (spi_i, spi_r) = (spis.0.value().to_be_bytes(), spis.1.value().to_be_bytes());
@@ -323,7 +326,8 @@ fn raw_key(
         Role::Initiator => prf,
         Role::Responder => prf + key,
     };
-    material.expose()[start..start + key].to_vec()
+    let sk_pi = &material.expose()[prf + 2 * key..2 * (prf + key)];
+    (material.expose()[start..start + key].to_vec(), sk_pi.to_vec())
 }
 
 /// The payloads with which host 2 asks for a child in transport mode.

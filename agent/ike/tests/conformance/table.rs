@@ -11,7 +11,7 @@ fn sources(theme: &str) -> Vec<String> {
         "codec" | "truncation" => vec![tests.join(format!("{theme}.rs"))],
         "crypto" => files(&crate_folder.join("../crypto/src/tests")),
         "mesh" | "interop" => files(&crate_folder.join("../../e2e/tests").join(theme)),
-        "sim" | "vectors" => files(&tests.join(theme)),
+        "sim" | "vectors" | "wiping" => files(&tests.join(theme)),
         theme => vec![tests.join("conformance").join(format!("{theme}.rs"))],
     };
     places

@@ -23,6 +23,8 @@ pub(crate) struct Ends {
 pub(crate) struct Mix {
     /// A shared secret instead of certificates.
     auth: PeerAuth,
+    /// A post-quantum preshared key at both ends: a must or not.
+    ppk: Option<[bool; 2]>,
     /// A cipher and an integrity algorithm instead of a combined mode.
     separate: bool,
     /// An additional key exchange is proposed, and preferred.
@@ -54,6 +56,7 @@ impl Default for Mix {
     fn default() -> Self {
         Self {
             auth: PeerAuth::Certificate,
+            ppk: None,
             separate: false,
             quantum: [false; 2],
             initiation: [Initiation::Eager, GRACE],
@@ -101,6 +104,7 @@ impl Mix {
         };
         Self {
             auth,
+            ppk: dice.percent(15).then(|| [dice.percent(50), dice.percent(50)]),
             separate: dice.percent(25),
             quantum: [lower > 0, lower > 1],
             // Nobody reaches a host behind a NAT that has not spoken.
@@ -129,6 +133,12 @@ impl Mix {
         config.initiation = self.initiation[own];
         config.encapsulation = self.encapsulation[own];
         config.ike_lifetime = self.ike_lifetime;
+        config.ppk = self.ppk.map(|required| Ppk {
+            id: b"the name".to_vec(),
+            current: b"a post-quantum preshared key".to_vec().into(),
+            previous: None,
+            required: required[own],
+        });
         if self.separate {
             for proposal in &mut config.ike_proposals {
                 proposal.encryption = vec![Encryption::AesCbcKey256];

@@ -117,6 +117,7 @@ pub(crate) fn peer_config(local: u8, remote: u8, children: u32) -> PeerConfig {
         local_identity: Identity::Fqdn(name_of(local)),
         remote_identity: Identity::Fqdn(name_of(remote)),
         auth: PeerAuth::Certificate,
+        ppk: None,
         ike_proposals: vec![IkeProposal {
             encryption: vec![Encryption::AesGcm16Key256],
             integrity: Vec::new(),

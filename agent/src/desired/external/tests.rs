@@ -34,6 +34,7 @@ fn tunnel(name: &str, selectors: Vec<PacketSelector>) -> Tunnel {
             identity: None,
             local_identity: None,
             auth: ExternalAuth::Psk,
+            ppk: None,
             selectors,
             bypass: Vec::new(),
         })),
@@ -67,6 +68,7 @@ struct Case {
     identity: &'static str,
     bundles: BTreeMap<(String, String), String>,
     down: BTreeSet<String>,
+    ppks: BTreeMap<String, Psk>,
 }
 
 impl Case {
@@ -77,6 +79,7 @@ impl Case {
             identity: "",
             bundles: BTreeMap::new(),
             down: BTreeSet::new(),
+            ppks: BTreeMap::new(),
         }
     }
 
@@ -116,6 +119,7 @@ impl Case {
             own_subject: None,
             unpinned: false,
             resolved: &Resolved::from([(REMOTE.to_owned(), Ok(ends))]),
+            ppks: &self.ppks,
             psks: &self
                 .tunnels
                 .iter()
@@ -330,6 +334,28 @@ fn without_a_key_or_an_address_traffic_is_blocked_or_the_tunnel_says_why() {
     let desired = case.desired();
     assert!(desired.peers.is_empty());
     assert!(desired.tunnels[0].problem.is_some());
+}
+
+#[test]
+fn a_post_quantum_preshared_key_goes_to_the_engine_and_without_it_there_is_no_sa() {
+    let mut case = Case::new(vec![tunnel("t", everything())]);
+    external(&mut case.tunnels[0]).ppk = Some(("vault-7".to_owned(), true));
+    let desired = case.desired();
+    assert!(desired.peers.is_empty());
+    let problem = desired.tunnels[0].problem.clone().unwrap_or_default();
+    assert!(problem.starts_with("spec.auth.ppk.secretRef:"), "{problem}");
+    let key = Psk {
+        current: Zeroizing::new(vec![9; 32]),
+        previous: None,
+    };
+    case.ppks.insert("t".to_owned(), key);
+    let desired = case.desired();
+    assert_eq!(desired.tunnels[0].problem, None);
+    let ppk = only_peer(&desired).config.ppk.clone().expect("a key");
+    assert_eq!(
+        (ppk.id.as_slice(), ppk.current.len(), ppk.required),
+        (&b"vault-7"[..], 32, true)
+    );
 }
 
 #[test]

@@ -40,6 +40,7 @@ pub(super) fn remote(spec: &IPsecTunnelSpec) -> Result<Remote, String> {
         identity: named("identity", external.identity.as_ref())?,
         local_identity: named("localIdentity", external.local_identity.as_ref())?,
         auth: auth(spec),
+        ppk: spec.auth.ppk.as_ref().map(|ppk| (ppk.id.clone(), ppk.required)),
         selectors,
         bypass: list("bypass", &spec.traffic.bypass)?,
     })))

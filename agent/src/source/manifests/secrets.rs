@@ -33,9 +33,10 @@ pub(super) fn psk(folder: &Path, reference: &SecretKeyRef) -> Result<Psk, String
     Ok(Psk { current, previous })
 }
 
-/// The keys of all tunnels that want one; what is worse than what stood there before changes nothing.
+/// The keys of all tunnels that want one for a field; what is worse than what stood there before changes nothing.
 pub(super) fn refresh(
     folder: &Path,
+    field: &str,
     wanted: &[(String, SecretKeyRef)],
     known: &BTreeMap<String, Psk>,
 ) -> (BTreeMap<String, Psk>, BTreeMap<String, String>) {
@@ -53,10 +54,7 @@ pub(super) fn refresh(
                 } else {
                     ""
                 };
-                problems.insert(
-                    tunnel.clone(),
-                    format!("spec.auth.psk.secretRef: {problem}{kept}"),
-                );
+                problems.insert(tunnel.clone(), format!("{field}.secretRef: {problem}{kept}"));
                 psks.extend(before.map(|psk| (tunnel.clone(), psk)));
             }
         }
@@ -163,10 +161,10 @@ mod tests {
         let (folder, secret) = folder();
         write(&secret.join("psk"), &"a".repeat(32), 0o600);
         let wanted = [("t".to_owned(), reference())];
-        let (good, problems) = refresh(folder.path(), &wanted, &BTreeMap::new());
+        let (good, problems) = refresh(folder.path(), "spec.auth.psk", &wanted, &BTreeMap::new());
         assert!(problems.is_empty());
         write(&secret.join("psk"), "half", 0o600);
-        let (kept, problems) = refresh(folder.path(), &wanted, &good);
+        let (kept, problems) = refresh(folder.path(), "spec.auth.psk", &wanted, &good);
         assert_eq!(kept, good);
         assert!(problems["t"].contains("stays in force"), "{problems:?}");
     }

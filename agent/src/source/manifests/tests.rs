@@ -46,10 +46,14 @@ spec: {nodeUID: b, identity: b.example.com, addresses: [192.0.2.2]}
 ";
 
 fn psk(folder: &Path, content: &str) {
+    secret(folder, "psk", content);
+}
+
+fn secret(folder: &Path, name: &str, content: &str) {
     let secret = folder.join("secrets/storage");
     fs::create_dir_all(&secret).expect("made");
-    fs::write(secret.join("psk"), content).expect("written");
-    fs::set_permissions(secret.join("psk"), fs::Permissions::from_mode(0o600)).expect("mode");
+    fs::write(secret.join(name), content).expect("written");
+    fs::set_permissions(secret.join(name), fs::Permissions::from_mode(0o600)).expect("mode");
 }
 
 fn reader(folder: &Path, name: &str) -> Reader {
@@ -88,6 +92,29 @@ fn a_tunnel_to_an_external_peer_is_read_with_its_key() {
         own.membership("storage")
             .is_some_and(|member| member.local && !member.remote)
     );
+}
+
+#[test]
+fn a_post_quantum_preshared_key_is_read_beside_the_other_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let auth = "  auth:\n    type: PSK\n    psk: {secretRef: {name: storage, key: psk}}\n    ppk: {id: vault-7, secretRef: \
+                {name: storage, key: ppk}, required: false}\n";
+    let (head, _) = STORAGE.split_once("  auth:").expect("the last line");
+    write(folder.path(), "storage.yaml", &format!("{head}{auth}"));
+    psk(folder.path(), &"k".repeat(40));
+    let mut reader = reader(folder.path(), "db-3");
+    let refused = reader.look().refused;
+    assert!(
+        refused["IPsecTunnel storage"]
+            .starts_with("spec.auth.ppk.secretRef: secrets/storage/ppk does not exist"),
+        "{refused:?}"
+    );
+    secret(folder.path(), "ppk", &"q".repeat(33));
+    let snapshot = reader.look();
+    assert_eq!(snapshot.refused, BTreeMap::new());
+    assert_eq!(snapshot.ppks["storage"].current.len(), 33);
+    let external = snapshot.tunnels[0].external().expect("external");
+    assert_eq!(external.ppk, Some(("vault-7".to_owned(), false)));
 }
 
 #[test]

@@ -132,6 +132,7 @@ fn peer(id: PeerId, node: &str, has_key: bool) -> DesiredPeer {
             local_identity: Identity::Fqdn("a".to_owned()),
             remote_identity: Identity::Fqdn(node.to_owned()),
             auth: PeerAuth::Certificate,
+            ppk: None,
             ike_proposals: Vec::<IkeProposal>::new(),
             ike_lifetime: Duration::from_hours(24),
             liveness: Liveness {

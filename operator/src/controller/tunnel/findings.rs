@@ -36,7 +36,7 @@ impl Look<'_> {
             distrust: missing_policies(self.context),
             ..Findings::default()
         };
-        if let Some(message) = crate::status::unsupported(support::unsupported_fields(spec)) {
+        if let Some(message) = crate::status::unsupported(support::unsupported_in_cluster(spec)) {
             findings.accepted = Some(Problem::new("UnsupportedField", message));
         }
         let selectors = view::selectors(spec);
