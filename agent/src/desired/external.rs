@@ -90,6 +90,12 @@ impl Desired {
                 }
             }
             let mut ids = Vec::new();
+            if let Some(remark) = far.remark(leader) {
+                let mut goals = self.tunnels.iter_mut();
+                if let Some(goal) = goals.find(|goal| goal.name == name) {
+                    goal.remark = Some(remark);
+                }
+            }
             if let Some(reason) = far.obstacle(leader, node.as_deref(), inputs) {
                 self.blame(name, &reason);
             } else if far.view.tunnel.is_negotiable() && !inputs.down.contains(name) {
@@ -140,6 +146,33 @@ impl Desired {
 }
 
 impl Far<'_> {
+    /// What this tunnel wants of the IKE SA that it shares, and does not get.
+    fn remark(&self, leader: &Self) -> Option<String> {
+        let (ours, theirs) = (self.view.tunnel, leader.view.tunnel);
+        let fields = [
+            ("spec.ike.proposals", ours.ike_proposals != theirs.ike_proposals),
+            ("spec.ike.lifetime", ours.ike_lifetime != theirs.ike_lifetime),
+            ("spec.ike.dpd", ours.liveness != theirs.liveness),
+            (
+                "spec.childSA.encapsulation",
+                ours.encapsulation != theirs.encapsulation,
+            ),
+            ("spec.childSA.initiation", ours.start != theirs.start),
+        ];
+        let differing: Vec<&str> = fields
+            .into_iter()
+            .filter_map(|(field, differs)| differs.then_some(field))
+            .collect();
+        (!differing.is_empty()).then(|| {
+            format!(
+                "{}: tunnel {} of a higher rank has the same peer {}, and the one IKE SA follows it: give both the same",
+                differing.join(", "),
+                theirs.name,
+                self.ends.remote
+            )
+        })
+    }
+
     /// Why this tunnel can have no SAs.
     fn obstacle(&self, leader: &Self, node: Option<&str>, inputs: &Inputs<'_>) -> Option<String> {
         let address = self.ends.remote;

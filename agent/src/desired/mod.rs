@@ -137,6 +137,8 @@ pub(crate) struct TunnelGoal {
     pub(crate) external: Option<String>,
     /// Why its external peer cannot be talked to.
     pub(crate) problem: Option<String>,
+    /// What of its spec does not count, although it works.
+    pub(crate) remark: Option<String>,
 }
 
 /// Computes the desired state.
@@ -350,6 +352,7 @@ impl<'a> TunnelView<'a> {
             apart: BTreeSet::new(),
             external: self.tunnel.external().map(|external| external.address.clone()),
             problem: self.lacks_pods(inputs),
+            remark: None,
         }
     }
 

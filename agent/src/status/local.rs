@@ -219,6 +219,7 @@ impl LocalTunnel {
             )
         });
         let problem = goal.problem.clone().or(refused).or(failure).or(overridden);
+        let remark = goal.remark.clone();
         let state = if down.contains(&goal.name) {
             TunnelState::Down
         } else if tunnel.is_some_and(|tunnel| tunnel.suspended) {
@@ -241,7 +242,7 @@ impl LocalTunnel {
             phase: format!("{:?}", goal.rollout.phase),
             state,
             peers: goal.members.keys().cloned().collect(),
-            problem,
+            problem: problem.or(remark),
         }
     }
 }

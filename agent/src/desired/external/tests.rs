@@ -7,7 +7,7 @@ use ipsecmesh_ike::Encapsulation;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::desired::desired;
+use crate::desired::{TunnelGoal, desired};
 use crate::fixture;
 use crate::identity::directory;
 use crate::identity::trust::TrustBundle;
@@ -285,7 +285,18 @@ fn tunnels_to_one_host_share_its_ike_sa_and_must_agree_on_it() {
     let two = || vec![tunnel("a", vec![tcp(443)]), tunnel("b", vec![tcp(2049)])];
     let both = Case::new(two()).desired();
     assert_eq!(only_peer(&both).config.children.len(), 2);
-    assert!(both.tunnels.iter().all(|goal| goal.problem.is_none()));
+    let quiet = |goal: &TunnelGoal| goal.problem.is_none() && goal.remark.is_none();
+    assert!(both.tunnels.iter().all(quiet));
+
+    let mut differ = two();
+    differ[1].ike_lifetime *= 2;
+    let desired = Case::new(differ).desired();
+    assert_eq!(only_peer(&desired).config.children.len(), 2);
+    let remark = desired.tunnels[1].remark.clone().unwrap_or_default();
+    assert!(
+        remark.starts_with("spec.ike.lifetime: tunnel a of a higher rank"),
+        "{remark}"
+    );
 
     let mut differ = two();
     external(&mut differ[1]).identity = Some(Identity::Fqdn("other".to_owned()));

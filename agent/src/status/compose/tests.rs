@@ -68,6 +68,7 @@ fn inputs(phase: Phase, pairs: &[(&str, Pair)]) -> StatusInputs {
         overridden_by: BTreeSet::new(),
         apart: BTreeSet::new(),
         problem: None,
+        remark: None,
     });
     StatusInputs {
         sealing_key: None,
