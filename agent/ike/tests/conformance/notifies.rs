@@ -20,7 +20,7 @@ const REFUSALS: [(NotifyType, Failure, &str); 8] = [
     (
         NotifyType::NO_PROPOSAL_CHOSEN,
         Failure::NoProposalChosen,
-        "suites",
+        "or suite",
     ),
     (
         NotifyType::TS_UNACCEPTABLE,
@@ -109,7 +109,7 @@ fn each_refusal_of_the_ike_sa_is_told_to_the_user() {
         (
             NotifyType::NO_PROPOSAL_CHOSEN,
             Failure::NoProposalChosen,
-            "suites",
+            "or suite",
         ),
         (
             NotifyType::INVALID_MAJOR_VERSION,
