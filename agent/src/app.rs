@@ -2,6 +2,7 @@
 //! it.
 
 mod origin;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,20 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsecmesh_crds::node::SealingKey;
+use ipsecmesh_ike::PeerId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::app::origin::Origin;
+use crate::app::trust::Trusted;
 use crate::args::{CONTROL_SOCKET, CryptoProvider, RunArgs};
 use crate::clock::wall;
 use crate::desired::{Departed, Desired, Inputs, desired};
-use crate::engine::command::{CredentialsCommand, EngineCommand};
+use crate::engine::command::EngineCommand;
 use crate::engine::event::SharedView;
 use crate::engine::start::{self, Setting};
 use crate::identity::renew::{IdentityState, Wanted};
 use crate::identity::sealing::Sealing;
 use crate::identity::verifier::DirectoryVerifier;
-use crate::identity::{self, signer};
 use crate::metrics::Metrics;
 use crate::model::{Authority, Peer, Resolved, Tunnel};
 use crate::overlay::{self, DetectedOverlay};
@@ -118,15 +120,8 @@ struct State {
     credentials: Option<String>,
     /// What the engine's peers are judged by.
     trusted: Trusted,
-}
-
-/// Roots by which peers are judged.
-#[derive(Clone, Default, PartialEq, Eq)]
-struct Trusted {
-    /// The authority's.
-    roots: Option<String>,
-    /// Those of external peers.
-    bundles: BTreeMap<(String, String), String>,
+    /// Peers whose certificates were revoked, as long as the engine was not told.
+    revoked: Vec<PeerId>,
 }
 
 /// What a desired state was computed from.
@@ -264,6 +259,7 @@ impl App {
         if snapshot.synced && snapshot.own.is_some() {
             self.plan(&snapshot, &identity, authority.as_ref())?;
         }
+        self.end_revoked()?;
         self.remember_enforced();
         self.report_readiness(&snapshot);
         let sealing_key = self.sealing_key(&snapshot, &identity);
@@ -348,19 +344,6 @@ impl App {
         });
     }
 
-    fn want_certificate(&self, snapshot: &Snapshot, authority: &Authority) {
-        match identity::wanted(snapshot, authority) {
-            Ok(wanted) => {
-                self.wanted.send_if_modified(|present| {
-                    let changed = *present != wanted;
-                    *present = wanted;
-                    changed
-                });
-            }
-            Err(error) => tracing::error!(authority = authority.name, %error, "the authority cannot be used"),
-        }
-    }
-
     /// Computes the desired state, and sends it when it differs from what was sent.
     fn plan(
         &mut self,
@@ -406,10 +389,7 @@ impl App {
             down: &self.state.down,
         });
         next.revision = self.state.desired.revision;
-        let trusted = Trusted {
-            roots: authority.map(|authority| authority.bundle.clone()),
-            bundles: snapshot.bundles.clone(),
-        };
+        let trusted = Trusted::new(snapshot, authority);
         let fresh = next != *self.state.desired || self.state.desired.revision == 0;
         if !fresh && trusted == self.state.trusted {
             return Ok(());
@@ -417,12 +397,7 @@ impl App {
         next.revision += u64::from(fresh);
         // Peers are judged by the directory before the engine may meet them.
         if authority.is_some() || snapshot.host {
-            match identity::directory(snapshot, &next, authority) {
-                Ok(directory) => self.verifier.replace(directory),
-                Err(error) => {
-                    tracing::error!(%error, "the authority cannot be used; peers are judged as before");
-                }
-            }
+            self.judge(snapshot, &next, authority);
         }
         self.state.trusted = trusted;
         if fresh {
@@ -536,27 +511,6 @@ impl App {
         if let Err(error) = self.store.save_latch(latch) {
             tracing::warn!(%error, "latch.json was not written");
         }
-    }
-
-    fn hand_over_credentials(&mut self, identity: &IdentityState) -> Result<(), AppError> {
-        let Some(certificate) = &identity.certificate else {
-            return Ok(());
-        };
-        // Peers accept the key once the directory holds it; until then the former certificate is the better one.
-        let published =
-            self.snapshots.borrow().own.as_ref().is_some_and(|own| {
-                own.keys.is_empty() || own.keys.contains(&certificate.leaf.key_fingerprint())
-            });
-        let fingerprint = certificate.fingerprint();
-        if !published || self.state.credentials.as_ref() == Some(&fingerprint) {
-            return Ok(());
-        }
-        let command = EngineCommand::SetCredentials(CredentialsCommand(signer::credentials(certificate)));
-        if self.tell_engine(command)? {
-            self.metrics.certificate(certificate.leaf.not_after);
-            self.state.credentials = Some(fingerprint);
-        }
-        Ok(())
     }
 
     fn report_readiness(&self, snapshot: &Snapshot) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ipsecmesh_ike::Credentials;
+use ipsecmesh_ike::{Credentials, PeerId};
 use tokio::sync::oneshot;
 
 use crate::desired::Desired;
@@ -10,6 +10,8 @@ use crate::desired::Desired;
 /// What the engine task is told.
 #[derive(Debug)]
 pub(crate) enum EngineCommand {
+    /// What these peers have proven holds no more: their SAs end, and they have to prove themselves anew.
+    Distrust(Vec<PeerId>),
     /// Replace SAs now.
     Rekey(RekeyRequest),
     /// Certificate and key for the next IKE_AUTH.

@@ -126,6 +126,15 @@ impl<D: DataPlane, S: Sockets> Engine<D, S> {
 
     async fn carry_out(&mut self, command: EngineCommand) {
         match command {
+            EngineCommand::Distrust(peers) => {
+                for peer in peers {
+                    if self.actual.peers.remove(&peer).is_some() {
+                        self.command(Command::RemovePeer { peer });
+                    }
+                }
+                // They are still wanted, and begin again.
+                self.reconcile().await;
+            }
             EngineCommand::SetDesired(desired) => {
                 self.desired = Some(desired);
                 self.schedule.refusals = 0;

@@ -323,6 +323,19 @@ async fn a_rekey_by_hand_ends_with_one_new_pair() {
     assert_ne!(one.sas(), before);
 }
 
+/// As when its certificate is revoked.
+#[tokio::test(start_paused = true)]
+async fn the_sas_of_a_peer_that_is_not_believed_any_more_end_and_it_proves_itself_anew() {
+    let (one, two) = mesh(Demand::Required).await;
+    let (before_in, before_out) = one.sas();
+    let distrust = EngineCommand::Distrust(vec![PeerId(2), PeerId(77)]);
+    one.commands.send(distrust).await.expect("the engine runs");
+    sleep(AT_REST).await;
+    assert_one_pair(&one, &two);
+    let (after_in, after_out) = one.sas();
+    assert!(!after_in.contains(&before_in[0]) && !after_out.contains(&before_out[0]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_restarted_agent_adopts_and_replaces() {
     let (one, two) = mesh(Demand::Required).await;

@@ -6,7 +6,7 @@ use ipsecmesh_ike::{Identity, WallTime};
 use rustls_pki_types::CertificateDer;
 
 use crate::identity::leaf::Leaf;
-use crate::identity::trust::TrustBundle;
+use crate::identity::trust::{ChainError, TrustBundle};
 
 /// What is expected of a peer whose certificate somebody else has issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,17 @@ impl ExpectedHost {
         let trust = self.trust.as_ref().unwrap_or(authority);
         trust
             .check_foreign_chain(chain, at.0)
-            .map_err(|error| describe(&error, &leaf, at))?;
+            .map_err(|error| match error {
+                ChainError::Path(error) => describe(&error, &leaf, at),
+                ChainError::Revoked(text) => text,
+            })?;
+        if !leaf.signs {
+            return Err(
+                "its key usage has neither digitalSignature nor nonRepudiation (RFC 4945 §5.1.3.2): issue one that has, or \
+                 one without key usage"
+                    .to_owned(),
+            );
+        }
         if !claimed.matches(&self.identity) {
             return Err(format!(
                 "the peer claims {claimed}, spec.remote.external.identity says {}",
@@ -80,8 +90,16 @@ fn describe(error: &webpki::Error, leaf: &Leaf, at: WallTime) -> String {
             "its extended key usage has neither id-kp-ipsecIKE (1.3.6.1.5.5.7.3.17) nor anyExtendedKeyUsage".to_owned()
         }
         webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
-            "no root here has issued it: put the peer's roots into certificates/<authority>/ca.crt, or name them with \
-             spec.auth.certificate.trustBundleRef"
+            "no root here has issued it, or not with the intermediate certificates that came with it: put the peer's roots \
+             into certificates/<authority>/ca.crt, or name them with spec.auth.certificate.trustBundleRef"
+                .to_owned()
+        }
+        webpki::Error::InvalidCrlSignatureForPublicKey => {
+            "the revocation list (crl.pem) of its authority is not signed by that authority: fetch the right one".to_owned()
+        }
+        webpki::Error::IssuerNotCrlSigner => {
+            "its authority may not sign revocation lists (its key usage lacks cRLSign): take crl.pem away, or issue the \
+             authority's certificate anew"
                 .to_owned()
         }
         other => format!("the chain does not verify: {other}"),

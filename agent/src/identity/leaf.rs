@@ -8,8 +8,8 @@ use k8s_openapi::jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use x509_cert::der::{Decode as _, Encode as _};
-use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{KeyUsage, SubjectAltName};
 
 /// The fields of a node certificate that decisions rest on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub(crate) struct Leaf {
     pub(crate) addresses: Vec<Identity>,
     /// The subject in DER.
     pub(crate) subject: Vec<u8>,
+    /// Whether its key may sign what IKE wants signed (RFC 4945 §5.1.3.2).
+    pub(crate) signs: bool,
     /// SubjectPublicKeyInfo in DER.
     pub(crate) spki: Vec<u8>,
 }
@@ -53,6 +55,10 @@ impl Leaf {
             uris: names.valid_uri_names().map(str::to_owned).collect(),
             addresses: addresses(body)?,
             subject,
+            signs: body
+                .get_extension::<KeyUsage>()
+                .map_err(|e| LeafError(e.to_string()))?
+                .is_none_or(|(_, usage)| usage.digital_signature() || usage.non_repudiation()),
             spki: names.subject_public_key_info().as_ref().to_vec(),
         })
     }

@@ -3,11 +3,14 @@
 pub(crate) mod csr;
 pub(crate) mod external;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
+#[cfg(test)]
+mod handshake;
 pub(crate) mod host;
 pub(crate) mod keystore;
 pub(crate) mod leaf;
 pub(crate) mod renew;
+pub(crate) mod revocation;
 pub(crate) mod sealing;
 pub(crate) mod signer;
 pub(crate) mod trust;
@@ -53,7 +56,8 @@ pub(crate) fn directory(
     authority: Option<&Authority>,
 ) -> Result<Directory, BundleError> {
     let trust = match authority {
-        Some(authority) => TrustBundle::parse(&authority.bundle)?,
+        Some(authority) => TrustBundle::parse(&authority.bundle)?
+            .with_revocation(snapshot.revocation(&authority_folder(&authority.name))),
         None => TrustBundle::default(),
     };
     let by_name: HashMap<&str, _> = snapshot
@@ -81,6 +85,16 @@ pub(crate) fn directory(
     Ok(Directory { trust, peers, hosts })
 }
 
+/// Where a host has the files of an authority, in the folder of the manifests.
+pub(crate) fn authority_folder(name: &str) -> String {
+    format!("certificates/{name}")
+}
+
+/// Where a host has the roots of peers, likewise.
+pub(crate) fn bundle_folder(name: &str) -> String {
+    format!("bundles/{name}")
+}
+
 /// The peers that no operator has certified: external ones, and all that a host knows from files.
 fn hosts(snapshot: &Snapshot, desired: &Desired) -> HashMap<PeerId, ExpectedHost> {
     let mut hosts = HashMap::new();
@@ -92,8 +106,12 @@ fn hosts(snapshot: &Snapshot, desired: &Desired) -> HashMap<PeerId, ExpectedHost
             .find(|external| external.address == peer.node);
         let (trust, keys) = match external.map(|external| &external.auth) {
             Some(ExternalAuth::Certificate { trust_bundle, .. }) => {
-                let roots = |name| match snapshot.bundles.get(name).map(|pem| TrustBundle::parse(pem)) {
-                    Some(Ok(roots)) => roots,
+                let roots = |name: &(String, String)| match snapshot
+                    .bundles
+                    .get(name)
+                    .map(|pem| TrustBundle::parse(pem))
+                {
+                    Some(Ok(roots)) => roots.with_revocation(snapshot.revocation(&bundle_folder(&name.0))),
                     // A peer with roots of its own is never judged by the authority's.
                     None => TrustBundle::default(),
                     Some(Err(error)) => {

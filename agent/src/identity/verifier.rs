@@ -1,7 +1,7 @@
 //! Judges the certificates of peers: chain, validity, usage, both names and the pinned key (decisions 3, 23).
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ipsecmesh_ike::{CertificateError, CertificateVerifier, Identity, PeerId, WallTime};
 use rustls_pki_types::CertificateDer;
@@ -38,12 +38,27 @@ pub(crate) struct Directory {
 #[derive(Debug, Default)]
 pub(crate) struct DirectoryVerifier {
     directory: RwLock<Arc<Directory>>,
+    /// The chains of hosts that were accepted last, to be looked at again when their authority revokes some.
+    accepted: Mutex<HashMap<PeerId, Vec<CertificateDer<'static>>>>,
 }
 
 impl DirectoryVerifier {
-    /// Judges by `directory` from now on.
-    pub(crate) fn replace(&self, directory: Directory) {
-        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+    /// Judges by `directory` from now on. Says which peers were accepted before with a certificate that is revoked now.
+    pub(crate) fn replace(&self, directory: Directory) -> Vec<(PeerId, String)> {
+        let directory = Arc::new(directory);
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&directory);
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut revoked = Vec::new();
+        accepted.retain(|peer, chain| {
+            let Some(host) = directory.hosts.get(peer) else {
+                return false;
+            };
+            let found = host.trust.as_ref().unwrap_or(&directory.trust).revoked(chain);
+            let kept = found.is_none();
+            revoked.extend(found.map(|reason| (*peer, reason)));
+            kept
+        });
+        revoked
     }
 
     fn directory(&self) -> Arc<Directory> {
@@ -67,9 +82,16 @@ impl CertificateVerifier for DirectoryVerifier {
                 .collect::<Vec<_>>()
         };
         if let Some(host) = directory.hosts.get(&peer) {
-            return host
-                .judge(&directory.trust, identity, &certificates(), at)
-                .map_err(|reason| CertificateError(format!("certificate of {}: {reason}", host.name)));
+            let chain = certificates();
+            let key = host
+                .judge(&directory.trust, identity, &chain, at)
+                .map_err(|reason| CertificateError(format!("certificate of {}: {reason}", host.name)))?;
+            let chain = chain.into_iter().map(CertificateDer::into_owned).collect();
+            self.accepted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(peer, chain);
+            return Ok(key);
         }
         let expected = directory.peers.get(&peer).ok_or_else(|| {
             CertificateError("the directory has no IPsecPeer for this identity: it is refused".to_owned())

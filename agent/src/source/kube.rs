@@ -247,6 +247,7 @@ impl Objects {
             // They have no way to a node yet, and the operator accepts no tunnel that wants one.
             ppks: BTreeMap::new(),
             bundles: self.bundles(),
+            revocations: BTreeMap::new(),
             host: false,
             refused: refused
                 .into_iter()

@@ -2,6 +2,7 @@
 //! them, and read again when they change. There is no operator: what it would decide is decided here.
 
 mod certificates;
+mod crls;
 mod folder;
 mod locate;
 mod secrets;
@@ -25,13 +26,16 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::clock::wall;
+use crate::identity;
 use crate::identity::keystore::NodeCertificate;
 use crate::identity::renew::IdentityState;
+use crate::identity::revocation::Revocation;
 use crate::model::{ExternalAuth, Membership, Overlay, Peer, Psk, Tunnel};
 use crate::source::Snapshot;
 use crate::source::convert::{self, RankedTunnel};
 use crate::source::kube::tell;
 use crate::source::manifests::certificates::Own;
+use crate::source::manifests::crls::Revocations;
 use crate::source::manifests::folder::{Document, Folder};
 use crate::source::table::Row;
 use crate::task::Task;
@@ -113,6 +117,7 @@ struct Reader {
     bundles: BTreeMap<(String, String), String>,
     /// Roots of authorities.
     roots: BTreeMap<String, String>,
+    revocations: Revocations,
 }
 
 impl Reader {
@@ -128,6 +133,7 @@ impl Reader {
             certificate: None,
             bundles: BTreeMap::new(),
             roots: BTreeMap::new(),
+            revocations: Revocations::default(),
         }
     }
 
@@ -176,6 +182,7 @@ impl Reader {
         }
         let authorities = self.authorities(&documents, &mut refused);
         self.certify(&mut refused);
+        let revocations = self.revoked(&authorities, &mut refused);
         if let Some(certificate) = &self.certificate
             && directory.own.identity.is_empty()
             && let Some(name) = certificate.leaf.dns_names.first()
@@ -193,6 +200,7 @@ impl Reader {
             psks: self.psks.clone(),
             ppks: self.ppks.clone(),
             bundles: self.bundles.clone(),
+            revocations,
             host: true,
             refused,
         }
@@ -292,6 +300,29 @@ impl Reader {
                 refused.entry(object).or_insert(problem);
             }
         }
+    }
+
+    /// The revocation lists beside the roots of authorities and peers.
+    fn revoked(
+        &mut self,
+        authorities: &BTreeMap<String, crate::model::Authority>,
+        refused: &mut BTreeMap<String, String>,
+    ) -> BTreeMap<String, Arc<Revocation>> {
+        let of_authorities = authorities
+            .keys()
+            .map(|name| (identity::authority_folder(name), format!("IPsecAuthority {name}")));
+        let of_bundles = self
+            .bundles
+            .keys()
+            .map(|(name, _)| (identity::bundle_folder(name), identity::bundle_folder(name)));
+        let objects: BTreeMap<String, String> = of_authorities.chain(of_bundles).collect();
+        let wanted = objects.keys().cloned().collect();
+        let (lists, problems) = self.revocations.look(&self.path, &wanted, wall().as_secs());
+        for (folder, problem) in problems {
+            let object = objects.get(&folder).cloned().unwrap_or(folder);
+            add(refused, object, problem);
+        }
+        lists
     }
 
     fn in_order(&self) -> Vec<Tunnel> {

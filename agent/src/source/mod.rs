@@ -8,7 +8,9 @@ pub(crate) mod resolve;
 mod table;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::identity::revocation::Revocation;
 use crate::model::{Authority, OwnNode, Peer, Psk, Tunnel};
 
 /// Everything that the API says to this node, parsed.
@@ -32,6 +34,8 @@ pub(crate) struct Snapshot {
     pub(crate) ppks: BTreeMap<String, Psk>,
     /// Roots of external peers in PEM, by name and key.
     pub(crate) bundles: BTreeMap<(String, String), String>,
+    /// What is known about certificates that were taken back, by the folder of the roots.
+    pub(crate) revocations: BTreeMap<String, Arc<Revocation>>,
     /// The objects are a host's own files: nobody has certified their peers or pinned their keys.
     pub(crate) host: bool,
     /// Objects that cannot be used, with the reason.
@@ -39,6 +43,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// What is known about the certificates that the authorities of a folder have taken back.
+    pub(crate) fn revocation(&self, folder: &str) -> Option<Arc<Revocation>> {
+        self.revocations.get(folder).cloned()
+    }
+
     /// The authority `name`; on a host, where its certificate comes from whatever authority its files name, that one.
     pub(crate) fn authority(&self, name: &str) -> Option<&Authority> {
         let first = || self.authorities.values().next().filter(|_| self.host);

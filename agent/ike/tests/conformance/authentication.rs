@@ -209,12 +209,7 @@ fn a_hash_that_we_have_not_announced_is_refused() {
             }));
             payloads
         });
-        let said = sut
-            .events
-            .iter()
-            .map(|event| format!("{event:?}"))
-            .collect::<Vec<_>>()
-            .concat();
+        let said = format!("{:?}", sut.events);
         assert!(said.contains("AUTH.algorithm"), "{said}");
         refused((sut, answer));
     }

@@ -11,6 +11,14 @@ fn sources(theme: &str) -> Vec<String> {
         "codec" | "truncation" => vec![tests.join(format!("{theme}.rs"))],
         "crypto" => files(&crate_folder.join("../crypto/src/tests")),
         "mesh" | "interop" => files(&crate_folder.join("../../e2e/tests").join(theme)),
+        "agent_engine" => vec![crate_folder.join("../src/engine/tests.rs")],
+        "identity" => {
+            let room = crate_folder.join("../src/identity");
+            let of_files =
+                ["external", "host", "revocation", "verifier"].map(|file| room.join(file).join("tests.rs"));
+            files(&room).into_iter().chain(of_files).collect()
+        }
+        "manifests" => files(&crate_folder.join("../src/source/manifests")),
         "sim" | "vectors" | "wiping" => files(&tests.join(theme)),
         theme => vec![tests.join("conformance").join(format!("{theme}.rs"))],
     };

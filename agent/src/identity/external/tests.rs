@@ -95,3 +95,28 @@ fn everything_else_is_refused_with_the_fix() {
         assert!(error.contains(says), "{error}");
     }
 }
+
+#[test]
+fn a_key_that_may_not_sign_is_refused() {
+    let authority = Authority::new();
+    let key = KeyPair::generate().expect("a key");
+    let request = Request {
+        signs: false,
+        ..Request::default()
+    };
+    let identity = Identity::Fqdn("a.node.ipsecmesh.local".to_owned());
+    let expected = ExpectedHost {
+        name: "array".to_owned(),
+        identity: identity.clone(),
+        keys: BTreeSet::new(),
+        trust: None,
+    };
+    let chain = [authority.issue(&key, request)];
+    let error = expected
+        .judge(&authority.bundle(), &identity, &chain, WallTime(NOW))
+        .expect_err("refused");
+    assert!(
+        error.contains("neither digitalSignature nor nonRepudiation"),
+        "{error}"
+    );
+}
