@@ -12,7 +12,7 @@ use crate::sut::{PEER, Sut};
 use crate::talk::{PEER_SPI, auth_payloads, peer_began, rekey_payloads, we_have_a_pair, we_rekey};
 
 /// The peer's request to rekey the IKE SA.
-fn ike_rekey(number: u8, nonce: [u8; 32]) -> (Draft, Vec<Payload>) {
+pub(crate) fn ike_rekey(number: u8, nonce: [u8; 32]) -> (Draft, Vec<Payload>) {
     let mut draft = Draft::new(number);
     draft.nonce = Nonce::from(nonce);
     let mut payloads = draft.payloads();

@@ -4,6 +4,7 @@
 
 mod authentication;
 mod authentication_header;
+mod cases;
 mod child;
 mod childless;
 mod collision;

@@ -14,7 +14,7 @@ use crate::support::{endpoint_config, peer_config};
 pub(crate) const METHODS: [KeyExchange; 2] = [KeyExchange::X25519, KeyExchange::Ecp384];
 
 pub(crate) struct Ends {
-    ends: [Endpoint; 2],
+    hosts: [Endpoint; 2],
     under_way: VecDeque<(usize, Path, Vec<u8>)>,
     held: Vec<(usize, Effect)>,
     record: &'static Record,
@@ -63,7 +63,7 @@ impl Ends {
                 .unwrap();
         }
         Self {
-            ends,
+            hosts: ends,
             under_way: VecDeque::new(),
             held: Vec::new(),
             record,
@@ -83,7 +83,7 @@ impl Ends {
     /// Tells both ends the same.
     pub(crate) fn everything(&mut self, command: impl Fn(PeerId) -> Command) {
         let now = self.now();
-        for (end, peer) in self.ends.iter_mut().zip([2, 1]) {
+        for (end, peer) in self.hosts.iter_mut().zip([2, 1]) {
             end.handle_command(command(PeerId(peer)), now).unwrap();
         }
         self.settle();
@@ -96,7 +96,7 @@ impl Ends {
         while self.now < until {
             self.now += Duration::from_millis(100);
             let now = self.now();
-            for end in &mut self.ends {
+            for end in &mut self.hosts {
                 end.handle_timeout(now);
             }
             self.settle();
@@ -110,13 +110,13 @@ impl Ends {
                 return;
             };
             let now = self.now();
-            self.ends[to].handle_datagram(path, &mut datagram, now);
+            self.hosts[to].handle_datagram(path, &mut datagram, now);
         }
     }
 
     fn drain(&mut self) {
         for index in 0..2 {
-            while let Some(effect) = self.ends[index].poll_effect() {
+            while let Some(effect) = self.hosts[index].poll_effect() {
                 if let EffectAction::InstallInbound(spec) | EffectAction::InstallOutbound(spec) =
                     &effect.action
                 {
@@ -126,19 +126,19 @@ impl Ends {
                 self.held.push((index, effect));
             }
             let mut buffer = Vec::new();
-            while let Some(Transmit { path }) = self.ends[index].poll_transmit(&mut buffer) {
+            while let Some(Transmit { path }) = self.hosts[index].poll_transmit(&mut buffer) {
                 let back = Path {
                     local: path.remote,
                     remote: path.local,
                 };
                 self.under_way.push_back((1 - index, back, buffer.clone()));
             }
-            while self.ends[index].poll_event().is_some() {}
+            while self.hosts[index].poll_event().is_some() {}
         }
         if !self.hold && !self.held.is_empty() {
             let now = self.now();
             for (index, effect) in std::mem::take(&mut self.held) {
-                self.ends[index].handle_effect(effect.id, EffectOutcome::Done, now);
+                self.hosts[index].handle_effect(effect.id, EffectOutcome::Done, now);
             }
             self.drain();
         }
@@ -146,7 +146,7 @@ impl Ends {
 
     /// Nothing is left of any SA.
     pub(crate) fn assert_gone(&self) {
-        for end in &self.ends {
+        for end in &self.hosts {
             assert_eq!(end.counts(), Counts::default());
         }
     }
