@@ -24,6 +24,7 @@ need linux.uml user-mode-linux
 need tcpdump tcpdump
 need ip iproute2
 need iptables iptables
+need ping iputils-ping
 need kmod kmod
 need setpriv util-linux
 need nsenter util-linux

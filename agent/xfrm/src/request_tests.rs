@@ -118,3 +118,15 @@ fn a_policy_is_deleted_by_its_index_alone() {
 fn the_probes_reqid_is_the_last_of_the_range() {
     assert_eq!(Reqid::PROBE, Reqid::from_slot(u16::MAX));
 }
+
+/// RFC 4302 §3.3.3.2.1: multiples of four octets for IPv4, of eight for IPv6, which is what the kernel does unasked.
+#[test]
+fn ah_is_padded_as_its_family_asks() {
+    use netlink_packet_xfrm::XFRM_STATE_ALIGN4;
+
+    for sa in sas() {
+        let flags = sa.to_wire(SaFeatures::default()).user_sa_info.flags;
+        let four = sa.id.protocol == Protocol::Ah && sa.id.destination.is_ipv4();
+        assert_eq!(flags & XFRM_STATE_ALIGN4 != 0, four, "{sa:?}");
+    }
+}

@@ -12,8 +12,8 @@ use netlink_packet_core::DefaultNla;
 use netlink_packet_xfrm::state::{DelGetMessage, ModifyMessage};
 use netlink_packet_xfrm::{
     Address, EncapTmpl, IPPROTO_AH, IPPROTO_ESP, Id, LifetimeConfig, ReplayEsn, UDP_ENCAP_ESPINUDP, UserSaId,
-    UserSaInfo, XFRM_INF, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_STATE_AF_UNSPEC, XFRM_STATE_ESN,
-    XfrmAttrs,
+    UserSaInfo, XFRM_INF, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_STATE_AF_UNSPEC, XFRM_STATE_ALIGN4,
+    XFRM_STATE_ESN, XfrmAttrs,
 };
 use zeroize::Zeroizing;
 
@@ -246,11 +246,20 @@ impl Sa {
         }
     }
 
-    /// Without a selector the kernel takes the outer family for the inner one, unless it is told not to.
+    /// Without a selector the kernel takes the outer family for the inner one, unless it is told not to. It pads AH to
+    /// multiples of eight octets, which is right for IPv6; for IPv4 they are of four (RFC 4302 §3.3.3.2.1), and a peer
+    /// that does it so drops every other packet.
     fn flags(&self) -> u8 {
-        let esn = if self.esn { XFRM_STATE_ESN } else { 0 };
         let any_family = self.mode == Mode::Tunnel && self.selector.is_none();
-        esn | if any_family { XFRM_STATE_AF_UNSPEC } else { 0 }
+        let align4 = self.id.protocol == Protocol::Ah && self.id.destination.is_ipv4();
+        [
+            (self.esn, XFRM_STATE_ESN),
+            (any_family, XFRM_STATE_AF_UNSPEC),
+            (align4, XFRM_STATE_ALIGN4),
+        ]
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .fold(0, |flags, (_, flag)| flags | flag)
     }
 
     /// The sending end checks no replay. A kernel that knows the direction wants no window there; an older one refuses

@@ -3,8 +3,9 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    case::{Auth, Case, Mode, Path, Protocol, SECRET, Suite, identity},
+    case::{Auth, Case, Mode, Path, Protocol, Suite, identity},
     ground::{Ground, Side, quoted},
+    proof::Proof,
     task::Task,
 };
 use crate::error::{Error, Result, eventually};
@@ -32,13 +33,8 @@ pub enum Initiation {
 }
 
 impl<'a> Agent<'a> {
-    /// Starts it on `side` with what the case says.
-    pub fn start(ground: &'a Ground<'a>, side: Side, case: &Case, initiation: Initiation) -> Result<Self> {
-        Self::start_with(ground, side, &manifest(case, side, initiation), SECRET)
-    }
-
-    /// Starts it with a manifest and a secret.
-    pub fn start_with(ground: &'a Ground<'a>, side: Side, manifest: &str, secret: &str) -> Result<Self> {
+    /// Starts it on `side` with a manifest, and with what it proves itself by.
+    pub fn start(ground: &'a Ground<'a>, side: Side, manifest: &str, proof: &Proof) -> Result<Self> {
         let mut agent = Self {
             ground,
             program: ground.machine().program(PROGRAM)?,
@@ -46,14 +42,29 @@ impl<'a> Agent<'a> {
             side,
             task: None,
         };
-        let file = |name: &str, content: &str| (format!("{}/{name}", agent.folder), content.to_owned());
-        ground.write(&[
-            file("manifests/net.yaml", manifest),
-            file("manifests/secrets/net/psk", secret),
-            file("sys/empty", ""),
-        ])?;
+        agent.equip(proof)?;
+        agent.configure(manifest)?;
         agent.run()?;
         Ok(agent)
+    }
+
+    /// Replaces what it proves itself by; the agent sees that by itself.
+    pub fn equip(&self, proof: &Proof) -> Result<()> {
+        let file =
+            |name: &str, content: &str| (format!("{}/manifests/{name}", self.folder), content.to_owned());
+        let files = match proof {
+            Proof::Certificate {
+                certificate,
+                key,
+                roots,
+            } => vec![
+                file("certificates/default/tls.crt", certificate),
+                file("certificates/default/tls.key", key),
+                file("certificates/default/ca.crt", roots),
+            ],
+            Proof::Secret(secret) => vec![file("secrets/net/psk", secret)],
+        };
+        self.ground.write(&files)
     }
 
     /// Starts it again after [`Agent::kill`].
@@ -94,6 +105,16 @@ impl<'a> Agent<'a> {
         self.control("rekey --ike")
     }
 
+    /// `ipsecmesh-agent down`.
+    pub fn down(&self) -> Result<String> {
+        self.control("down net")
+    }
+
+    /// `ipsecmesh-agent up`.
+    pub fn up(&self) -> Result<String> {
+        self.control("up net")
+    }
+
     fn control(&self, words: &str) -> Result<String> {
         self.ground
             .script(&format!("{} {words} --run-dir {}/run", self.program, self.folder))
@@ -128,10 +149,17 @@ impl Drop for Agent<'_> {
 /// The case as a manifest.
 pub fn manifest(case: &Case, side: Side, initiation: Initiation) -> String {
     let other = side.other();
-    let (ike, child) = proposals(case.suite, case.protocol);
-    let Auth::Psk = case.auth;
+    let (mut ike, mut child) = (String::new(), String::new());
+    if let Some(proposals) = proposals(case.suite, case.protocol) {
+        ike = format!("  ike:\n    proposals: [{}]\n", proposals.0);
+        child = format!("    proposals: [{}]\n", proposals.1);
+    }
+    let (authority, auth) = match case.auth {
+        Auth::Ecdsa | Auth::Ed25519 | Auth::Rsa => (AUTHORITY, "{type: Certificate}"),
+        Auth::Psk => ("", "{type: PSK, psk: {secretRef: {name: net, key: psk}}}"),
+    };
     let mut text = format!(
-        "apiVersion: ipsecmesh.io/v1alpha1
+        "{authority}apiVersion: ipsecmesh.io/v1alpha1
 kind: IPsecTunnel
 metadata: {{name: net}}
 spec:
@@ -142,14 +170,11 @@ spec:
       address: {}
       identity: {{type: FQDN, value: {}}}
       localIdentity: {{type: FQDN, value: {}}}
-  auth: {{type: PSK, psk: {{secretRef: {{name: net, key: psk}}}}}}
-  ike:
-    proposals: [{ike}]
-  childSA:
+  auth: {auth}
+{ike}  childSA:
     initiation: {initiation:?}
     encapsulation: {}
-    proposals: [{child}]
-",
+{child}",
         case.mode,
         case.seen_from(side),
         identity(other),
@@ -177,21 +202,37 @@ spec:
 }
 
 /// Proposals for IKE and CHILD SAs.
-fn proposals(suite: Suite, protocol: Protocol) -> (&'static str, &'static str) {
-    let (ike, esp, ah) = match suite {
-        Suite::Gcm256 => (
-            "{encryption: [AES-GCM-16-256], prf: [HMAC-SHA2-384], keyExchange: [X25519]}",
-            "{encryption: [AES-GCM-16-256], keyExchange: [X25519]}",
-            "{integrity: [HMAC-SHA2-384-192], keyExchange: [X25519]}",
+fn proposals(suite: Suite, protocol: Protocol) -> Option<(String, String)> {
+    let (cipher, integrity, prf, group) = match suite {
+        Suite::Cbc => ("AES-CBC-256", "HMAC-SHA2-256-128", "HMAC-SHA2-256", "ECP-384"),
+        Suite::ChaCha => (
+            "ChaCha20-Poly1305",
+            "HMAC-SHA2-512-256",
+            "HMAC-SHA2-512",
+            "ECP-521",
         ),
-        Suite::Gcm128 => (
-            "{encryption: [AES-GCM-16-128], prf: [HMAC-SHA2-256], keyExchange: [ECP-256]}",
-            "{encryption: [AES-GCM-16-128], keyExchange: [ECP-256]}",
-            "{integrity: [HMAC-SHA2-256-128], keyExchange: [ECP-256]}",
-        ),
+        Suite::Default => return None,
+        Suite::Gcm128 => ("AES-GCM-16-128", "HMAC-SHA2-256-128", "HMAC-SHA2-256", "ECP-256"),
+        Suite::Gcm256 => ("AES-GCM-16-256", "HMAC-SHA2-384-192", "HMAC-SHA2-384", "X25519"),
+        Suite::Modp => ("AES-CBC-128", "HMAC-SHA2-512-256", "HMAC-SHA2-512", "MODP-2048"),
     };
-    match protocol {
-        Protocol::Esp => (ike, esp),
-        Protocol::Ah => (ike, ah),
-    }
+    let encryption = match suite {
+        Suite::Cbc | Suite::Modp => format!("encryption: [{cipher}], integrity: [{integrity}]"),
+        Suite::ChaCha | Suite::Default | Suite::Gcm128 | Suite::Gcm256 => format!("encryption: [{cipher}]"),
+    };
+    let child = match protocol {
+        Protocol::Ah => format!("integrity: [{integrity}]"),
+        Protocol::Esp => encryption.clone(),
+    };
+    Some((
+        format!("{{{encryption}, prf: [{prf}], keyExchange: [{group}]}}"),
+        format!("{{{child}, keyExchange: [{group}]}}"),
+    ))
 }
+
+const AUTHORITY: &str = "apiVersion: ipsecmesh.io/v1alpha1
+kind: IPsecAuthority
+metadata: {name: default}
+spec: {}
+---
+";

@@ -4,6 +4,9 @@
 pub mod agent;
 pub mod case;
 pub mod ground;
+pub mod libreswan;
+pub mod proof;
 pub mod strongswan;
 pub mod task;
+pub mod traffic;
 pub mod wire;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    case::{Auth, Case, Mode, Path, Protocol, SECRET, Suite, identity},
+    case::{Auth, Case, Mode, Path, Protocol, Suite, identity},
     ground::{Ground, Side, quoted},
+    proof::Proof,
     task::Task,
 };
 use crate::error::{Error, Result, eventually};
@@ -24,6 +25,7 @@ const SETTINGS: &str = "charon {
   retransmit_tries = 4
   make_before_break = yes
   rsa_pss = yes
+  delete_rekeyed_delay = 1
   plugins {
     vici { socket = unix://FOLDER/vici }
   }
@@ -44,43 +46,59 @@ const SETTINGS: &str = "charon {
 #[derive(Debug)]
 pub struct StrongSwan<'a> {
     ground: &'a Ground<'a>,
+    release: Release,
     folder: String,
+    settings: String,
     task: Option<Task>,
     side: Side,
 }
 
-impl<'a> StrongSwan<'a> {
-    /// Starts it on `side` with what the case says.
-    pub fn start(ground: &'a Ground<'a>, side: Side, case: &Case) -> Result<Self> {
-        Self::start_with(ground, side, &configuration(case, side))
-    }
+/// Which strongSwan.
+#[derive(Clone, Debug)]
+pub enum Release {
+    /// The machine's own.
+    Installed,
+    /// Of another suite: the folder with its root, as the node sees it.
+    Root(String),
+}
 
-    /// Starts it with a configuration in its own language.
-    pub fn start_with(ground: &'a Ground<'a>, side: Side, configuration: &str) -> Result<Self> {
+impl<'a> StrongSwan<'a> {
+    /// Starts it on `side` with a configuration in its own language, and with what it proves itself by.
+    pub fn start(
+        ground: &'a Ground<'a>,
+        side: Side,
+        release: &Release,
+        configuration: &str,
+        proof: &Proof,
+    ) -> Result<Self> {
         let mut daemon = Self {
             ground,
+            release: release.clone(),
             folder: ground.folder(side),
+            settings: SETTINGS.to_owned(),
             task: None,
             side,
         };
-        let file = |name: &str, content: &str| (format!("{}/{name}", daemon.folder), content.to_owned());
-        ground.write(&[
-            file("strongswan.conf", &SETTINGS.replace("FOLDER", &daemon.folder)),
-            file("swanctl.conf", configuration),
-            file("run/empty", ""),
-        ])?;
+        daemon.equip(configuration, proof)?;
         daemon.run()?;
         Ok(daemon)
     }
 
     /// Starts it again after [`StrongSwan::kill`].
     pub fn run(&mut self) -> Result<()> {
+        self.write_settings()?;
         let folder = &self.folder;
-        // A folder of its own as /run: two daemons would fight over their PID files.
-        let script = format!(
-            "rm -f {folder}/vici; mount --bind {folder}/run /run && echo $$ >{folder}/pid && \
-             STRONGSWAN_CONF={folder}/strongswan.conf exec {DAEMON}"
-        );
+        // A /run of its own: two daemons would fight over their PID files.
+        let start = match &self.release {
+            Release::Installed => {
+                format!("mount -t tmpfs tmpfs /run && echo $$ >{folder}/pid && exec {DAEMON}")
+            }
+            Release::Root(root) => format!(
+                "mount -t tmpfs tmpfs {root}/run && mount --bind /proc {root}/proc && mount --rbind /dev {root}/dev && \
+                 mount --bind /tmp {root}/tmp && echo $$ >{folder}/pid && exec chroot {root} {DAEMON}"
+            ),
+        };
+        let script = format!("rm -f {folder}/vici; export STRONGSWAN_CONF={folder}/strongswan.conf; {start}");
         let namespace = self.ground.namespace(self.side);
         let task = self.ground.start(&namespace, "charon", &script)?;
         self.task = Some(task);
@@ -99,6 +117,37 @@ impl<'a> StrongSwan<'a> {
         let path = format!("{}/swanctl.conf", self.folder);
         self.ground.write(&[(path, configuration.to_owned())])?;
         self.load()
+    }
+
+    /// Replaces a line of the daemon's settings.
+    pub fn set(&mut self, line: &str, by: &str) -> Result<()> {
+        self.settings = self.settings.replace(line, by);
+        self.write_settings()?;
+        self.control("--reload-settings").map(drop)
+    }
+
+    fn write_settings(&self) -> Result<()> {
+        let settings = self.settings.replace("FOLDER", &self.folder);
+        self.ground
+            .write(&[(format!("{}/strongswan.conf", self.folder), settings)])
+    }
+
+    fn equip(&self, configuration: &str, proof: &Proof) -> Result<()> {
+        let file = |name: &str, content: &str| (format!("{}/{name}", self.folder), content.to_owned());
+        let mut files = vec![file("swanctl.conf", configuration)];
+        if let Proof::Certificate {
+            certificate,
+            key,
+            roots,
+        } = proof
+        {
+            files.extend([
+                file("x509/own.pem", certificate),
+                file("private/own.pem", key),
+                file("x509ca/roots.pem", roots),
+            ]);
+        }
+        self.ground.write(&files)
     }
 
     fn load(&self) -> Result<()> {
@@ -214,7 +263,7 @@ impl Agreed {
 }
 
 /// The case in the language of `swanctl.conf`.
-pub fn configuration(case: &Case, side: Side) -> String {
+pub fn configuration(case: &Case, side: Side, proof: &Proof) -> String {
     let other = side.other();
     let (local, remote) = match case.mode {
         Mode::Transport => ("dynamic".to_owned(), "dynamic".to_owned()),
@@ -231,7 +280,20 @@ pub fn configuration(case: &Case, side: Side) -> String {
         },
     );
     let (ike, child) = proposals(case.suite, case.protocol);
-    let Auth::Psk = case.auth;
+    let auth = match case.auth {
+        Auth::Ecdsa | Auth::Ed25519 | Auth::Rsa => "pubkey",
+        Auth::Psk => "psk",
+    };
+    let (local_id, remote_id) = (identity(side), identity(other));
+    let (certificate, secrets) = match proof {
+        Proof::Certificate { .. } => ("certs = own.pem\n    ", String::new()),
+        Proof::Secret(secret) => (
+            "",
+            format!(
+                "secrets {{ ike-1 {{\n  id-1 = {local_id}\n  id-2 = {remote_id}\n  secret = \"{secret}\"\n}} }}\n"
+            ),
+        ),
+    };
     format!(
         "connections {{ {NAME} {{
   version = 2
@@ -242,11 +304,11 @@ pub fn configuration(case: &Case, side: Side) -> String {
   mobike = no
   dpd_delay = 10s
   local {{
-    auth = psk
+    {certificate}auth = {auth}
     id = {local_id}
   }}
   remote {{
-    auth = psk
+    auth = {auth}
     id = {remote_id}
   }}
   children {{ {NAME} {{
@@ -256,36 +318,36 @@ pub fn configuration(case: &Case, side: Side) -> String {
     mode = {mode}
   }} }}
 }} }}
-secrets {{ ike-1 {{
-  id-1 = {local_id}
-  id-2 = {remote_id}
-  secret = \"{SECRET}\"
-}} }}
-",
+{secrets}",
         local_address = side.address(case.outer_v6),
         remote_address = case.seen_from(side),
         encap = if case.path == Path::ForcedUdp { "yes" } else { "no" },
-        local_id = identity(side),
-        remote_id = identity(other),
     )
 }
 
 /// Proposals for IKE and CHILD SAs.
-fn proposals(suite: Suite, protocol: Protocol) -> (&'static str, &'static str) {
-    let (ike, esp, ah) = match suite {
-        Suite::Gcm256 => (
-            "aes256gcm16-prfsha384-x25519",
-            "aes256gcm16-x25519-esn",
-            "sha384-x25519-esn",
+fn proposals(suite: Suite, protocol: Protocol) -> (String, String) {
+    let (ike, cipher, integrity, group) = match suite {
+        Suite::Cbc => ("aes256-sha256", "aes256-sha256", "sha256", "ecp384"),
+        Suite::ChaCha => (
+            "chacha20poly1305-prfsha512",
+            "chacha20poly1305",
+            "sha512",
+            "ecp521",
         ),
-        Suite::Gcm128 => (
-            "aes128gcm16-prfsha256-ecp256",
-            "aes128gcm16-ecp256-esn",
-            "sha256-ecp256-esn",
+        Suite::Default => (
+            "aes256gcm16-prfsha384-x25519-ke1_mlkem768, aes256gcm16-prfsha384",
+            "aes256gcm16",
+            "sha384",
+            "x25519",
         ),
+        Suite::Gcm128 => ("aes128gcm16-prfsha256", "aes128gcm16", "sha256", "ecp256"),
+        Suite::Gcm256 => ("aes256gcm16-prfsha384", "aes256gcm16", "sha384", "x25519"),
+        Suite::Modp => ("aes128-sha512", "aes128-sha512", "sha512", "modp2048"),
     };
-    match protocol {
-        Protocol::Esp => (ike, esp),
-        Protocol::Ah => (ike, ah),
-    }
+    let child = match protocol {
+        Protocol::Ah => integrity,
+        Protocol::Esp => cipher,
+    };
+    (format!("{ike}-{group}"), format!("{child}-{group}-esn"))
 }

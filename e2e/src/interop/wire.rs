@@ -6,7 +6,7 @@ use super::{
     ground::{Ground, Side},
     task::Task,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, eventually};
 
 /// A running look at the wire.
 #[derive(Debug)]
@@ -46,6 +46,16 @@ impl Watch {
     /// Ends it.
     pub fn stop(self) -> Seen {
         Seen::read(&self.task.stop())
+    }
+
+    /// Ends it when enough was seen, which may be told late, and judges it.
+    pub fn stop_with(self, protection: Protection, at_least: usize) -> Result<Seen> {
+        // What is missing then is said by the judgement.
+        let _ = eventually("enough packets", Duration::from_secs(3), || {
+            self.seen().expect(protection, at_least)
+        });
+        let seen = self.stop();
+        seen.expect(protection, at_least).map(|()| seen)
     }
 }
 

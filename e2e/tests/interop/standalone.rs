@@ -8,13 +8,14 @@ use ipsecmesh_e2e::{
         agent::Agent,
         case::{Case, Mode, PLAIN},
         ground::Ground,
-        strongswan::StrongSwan,
+        proof::Proof,
+        strongswan::{Release, StrongSwan},
     },
     lab::{checkout, hosts},
 };
 
 use crate::{
-    matrix::{OURS, THEIRS},
+    ends::{OURS, THEIRS},
     world::{ESTABLISHED, World, ensure, ping_both_ways},
 };
 
@@ -33,7 +34,7 @@ pub(crate) fn commands_as_written(world: &World) -> Result<String> {
         match (block.language.as_str(), expected.last_mut()) {
             ("sh", _) => {
                 script.push_str(&block.text);
-                script.push_str(&format!("printf '\\n{MARK}\\n'\n"));
+                script.push_str(&["printf '\\n", MARK, "\\n'\n"].concat());
                 expected.push("");
             }
             ("text", Some(last)) => *last = &block.text,
@@ -93,12 +94,13 @@ pub(crate) fn strongswan_as_written(world: &World) -> Result<String> {
         ..PLAIN
     };
     let ground = Ground::prepare(&machine, None)?;
-    let strongswan = StrongSwan::start_with(&ground, THEIRS, &configuration)?;
-    let agent = Agent::start_with(&ground, OURS, &manifest, secret)?;
+    let proof = Proof::Secret(secret.to_owned());
+    let strongswan = StrongSwan::start(&ground, THEIRS, &Release::Installed, &configuration, &proof)?;
+    let agent = Agent::start(&ground, OURS, &manifest, &proof)?;
     let agreed = strongswan
         .established(ESTABLISHED)
         .map_err(|error| Error::observed(format!("{error}\n{}", agent.log())))?;
-    ping_both_ways(&ground, &case, 3)?;
+    ping_both_ways(&ground, case, 3)?;
     Ok(format!("{}, {}", agreed.ike, agreed.child))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,17 +12,25 @@ use ipsecmesh_e2e::{
         case::Case,
         ground::{Ground, Side},
     },
-    lab::machine::Machine,
+    lab::{
+        machine::Machine,
+        suite::{self, Suite},
+    },
     report::{self, Progress},
 };
 
 /// From the first message to SAs in both kernels, on a busy machine.
 pub(crate) const ESTABLISHED: Duration = Duration::from_secs(15);
 
+/// A root as the machine sees it, or why there is none.
+type Fetched = std::result::Result<String, String>;
+
 /// The machine, booted when the first trial asks for it.
 #[derive(Default)]
 pub(crate) struct World {
     machine: Mutex<Option<Arc<Machine>>>,
+    forky: OnceLock<Fetched>,
+    trixie: OnceLock<Fetched>,
     table: Mutex<Vec<(String, String)>>,
 }
 
@@ -31,7 +39,7 @@ impl World {
     pub(crate) fn run(&self, name: &str, check: impl FnOnce(&Self) -> Result<String>) -> Result<()> {
         self.machine()?;
         let start = Instant::now();
-        let outcome = check(self);
+        let outcome = check(self).inspect_err(|error| report::fail(name, error));
         let took = start.elapsed().as_secs_f64();
         let evidence = outcome.as_ref().map_or("FAILED", String::as_str);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,10 +68,29 @@ impl World {
         *machine = Some(booted.clone());
         Ok(booted)
     }
+
+    /// The root of Debian's testing suite as the machine sees it, or why there is none: then what needs it is left out.
+    pub(crate) fn forky(&self) -> std::result::Result<&str, String> {
+        fetched(&self.forky, Suite::Forky)
+    }
+
+    /// Likewise of the stable suite.
+    pub(crate) fn trixie(&self) -> std::result::Result<&str, String> {
+        fetched(&self.trixie, Suite::Trixie)
+    }
+}
+
+fn fetched(cell: &OnceLock<Fetched>, suite: Suite) -> std::result::Result<&str, String> {
+    let fetched = cell.get_or_init(|| {
+        suite::root(suite, &Progress::quiet())
+            .map(|root| Machine::seen(&root))
+            .map_err(|error| format!("LEFT OUT: {error}"))
+    });
+    fetched.as_deref().map_err(Clone::clone)
 }
 
 /// Pings in both directions until the first answer, then `count` times each; all must come back.
-pub(crate) fn ping_both_ways(ground: &Ground<'_>, case: &Case, count: usize) -> Result<()> {
+pub(crate) fn ping_both_ways(ground: &Ground<'_>, case: Case, count: usize) -> Result<()> {
     for side in Side::BOTH {
         let (from, to) = case.flow(side);
         eventually(&format!("{to} answers {from}"), Duration::from_secs(5), || {
