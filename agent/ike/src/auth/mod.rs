@@ -23,21 +23,38 @@ pub(crate) struct Proof<'a> {
     pub(crate) intermediate: Option<&'a Intermediate>,
 }
 
+/// Which of two shared secrets, while the one takes the other's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
+    Current,
+    Previous,
+}
+
 /// The peer has proven that it is who the configuration expects: nothing but [`Endpoint::authenticate`] makes one.
-pub(crate) struct PeerAuthenticated(Identity);
+pub(crate) struct PeerAuthenticated {
+    identity: Identity,
+    generation: Generation,
+}
 
 impl PeerAuthenticated {
     pub(crate) fn identity(&self) -> &Identity {
-        &self.0
+        &self.identity
+    }
+
+    /// The secret that the peer has used.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
     }
 }
 
 impl Endpoint {
     /// The payloads that prove our identity: CERT where it has one, then AUTH. `other` is the peer's IKE_SA_INIT
-    /// message, which announces the hashes that it verifies.
+    /// message, which announces the hashes that it verifies. A responder takes the secret that the peer has used: it may not
+    /// know the other one yet.
     pub(crate) fn prove(
         &self,
         peer: PeerId,
+        generation: Generation,
         proof: &Proof<'_>,
         id: &Identification,
         other: &[u8],
@@ -56,8 +73,12 @@ impl Endpoint {
         )
         .after(proof.intermediate);
         match &peer.config.auth {
-            PeerAuth::Psk { current, .. } => {
-                let mac = psk_auth(self.provider, proof.keys.prf(), current, &octets);
+            PeerAuth::Psk { current, previous } => {
+                let secret = match generation {
+                    Generation::Current => current,
+                    Generation::Previous => previous.as_ref().unwrap_or(current),
+                };
+                let mac = psk_auth(self.provider, proof.keys.prf(), secret, &octets);
                 let auth = Auth {
                     method: AuthMethod::SHARED_KEY,
                     data: mac.expose().to_vec(),
@@ -135,14 +156,17 @@ impl Endpoint {
             .as_ref()
             .filter(|identity| identity.matches(expected))
             .ok_or_else(|| stranger(claimed.as_ref(), expected));
-        match &peer.config.auth {
+        let generation = match &peer.config.auth {
             PeerAuth::Psk { current, previous } => {
-                let accepted = [Some(current), previous.as_ref()]
-                    .into_iter()
-                    .flatten()
-                    .any(|psk| {
-                        psk_auth(self.provider, proof.keys.prf(), psk, &octets).constant_time_eq(&auth.data)
-                    });
+                let proves = |secret: &[u8]| {
+                    psk_auth(self.provider, proof.keys.prf(), secret, &octets).constant_time_eq(&auth.data)
+                };
+                let by_previous = previous.as_ref().is_some_and(|previous| proves(previous));
+                let accepted = match (proves(current), by_previous) {
+                    (true, _) => Some(Generation::Current),
+                    (false, true) => Some(Generation::Previous),
+                    (false, false) => None,
+                };
                 // Both are judged before either counts: to the peer an unknown identity and a wrong secret look alike.
                 known?;
                 if auth.method != AuthMethod::SHARED_KEY {
@@ -151,18 +175,20 @@ impl Endpoint {
                         auth.method
                     ));
                 }
-                if !accepted {
-                    return Err(format!(
-                        "the peer {expected} has another pre-shared key: give both ends the same"
-                    ));
-                }
+                accepted.ok_or_else(|| {
+                    format!("the peer {expected} has another pre-shared key: give both ends the same")
+                })?
             }
             PeerAuth::Certificate => {
                 // A certificate speaks for the identity as it was sent (RFC 4945 §3.1).
                 self.verify_signature(peer_id, known?, auth, payloads, &octets)?;
+                Generation::Current
             }
-        }
-        Ok(PeerAuthenticated(expected.clone()))
+        };
+        Ok(PeerAuthenticated {
+            identity: expected.clone(),
+            generation,
+        })
     }
 
     fn verify_signature(

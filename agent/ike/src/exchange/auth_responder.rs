@@ -3,7 +3,7 @@
 use super::child_responder::ChildRequest;
 use super::ppk;
 use super::receive::malformed;
-use crate::auth::{PeerAuthenticated, Proof};
+use crate::auth::{Generation, PeerAuthenticated, Proof};
 use crate::collision::Verdict;
 use crate::crypto::ChildContext;
 use crate::endpoint::Endpoint;
@@ -80,7 +80,7 @@ impl Endpoint {
             }
             Ok(proven)
         });
-        let answer = proven.and_then(|proven| Ok((self.responder_proof(id)?, proven)));
+        let answer = proven.and_then(|proven| Ok((self.responder_proof(id, proven.generation())?, proven)));
         match answer {
             Ok((answer, proven)) => self.responder_done(id, path, &proven, answer, payloads),
             Err(detail) => {
@@ -101,7 +101,7 @@ impl Endpoint {
     }
 
     /// IDr, CERT, AUTH, and the notifies of ours that belong to it.
-    fn responder_proof(&self, id: IkeSaId) -> Result<Vec<Payload>, String> {
+    fn responder_proof(&self, id: IkeSaId, generation: Generation) -> Result<Vec<Payload>, String> {
         let half_open = self.half_open.get(id).ok_or("the exchange has ended")?;
         let peer = self
             .peers
@@ -115,7 +115,7 @@ impl Endpoint {
             nonce: &half_open.nonce_i,
             intermediate: half_open.intermediate(),
         };
-        let proven = self.prove(half_open.peer, &ours, &id, &half_open.request)?;
+        let proven = self.prove(half_open.peer, generation, &ours, &id, &half_open.request)?;
         let mut payloads = vec![Payload::IdResponder(id)];
         payloads.extend(proven);
         payloads.push(Payload::Notify(Notify::boot_id(self.config.boot_id)));

@@ -3,7 +3,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::auth::{PeerAuthenticated, Proof};
+use crate::auth::{Generation, PeerAuthenticated, Proof};
 use crate::config::Ppk;
 use crate::endpoint::Endpoint;
 use crate::sa::{Candidate, HalfOpen, PpkUse};
@@ -46,7 +46,7 @@ impl Endpoint {
         other: &[u8],
     ) -> Result<Vec<Payload>, String> {
         let Some(ppk) = ppk else {
-            return self.prove(peer, proof, id, other);
+            return self.prove(peer, Generation::Current, proof, id, other);
         };
         let keys = proof
             .keys
@@ -54,6 +54,7 @@ impl Endpoint {
             .map_err(|error| error.to_string())?;
         let mut payloads = self.prove(
             peer,
+            Generation::Current,
             &Proof {
                 keys: &keys,
                 ..*proof
@@ -63,7 +64,7 @@ impl Endpoint {
         )?;
         payloads.push(Payload::Notify(Notify::ppk_identity(&ppk.id)));
         if !ppk.required {
-            let plain = self.prove(peer, proof, id, other)?;
+            let plain = self.prove(peer, Generation::Current, proof, id, other)?;
             let data = plain.into_iter().find_map(|payload| {
                 if let Payload::Auth(auth) = payload {
                     Some(auth.data)

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use ipsecmesh_ike::crypto::{SignedOctets, psk_auth};
 use ipsecmesh_ike::wire::{
     Auth, AuthMethod, Certificate, CertificateEncoding, CertificateRequest, ExchangeType, HashAlgorithm,
-    Notify, NotifyType, Payload, Payloads, SignatureAuth,
+    Identification, Notify, NotifyType, Payload, Payloads, Role, SignatureAuth,
 };
 use ipsecmesh_ike::*;
 use zeroize::Zeroizing;
@@ -90,18 +91,27 @@ fn a_wrong_secret_a_wrong_identity_and_no_proof_look_the_same() {
 }
 
 #[test]
-fn a_secret_that_is_being_changed_is_accepted_old_and_new() {
+fn a_secret_that_is_being_changed_is_accepted_old_and_new_and_answered_with_the_same() {
     for ours in [SECRET, b"the new secret"] {
         let mut config = answering(1);
         config.auth = PeerAuth::Psk {
             current: Zeroizing::new(b"the new secret".to_vec()),
             previous: Some(Zeroizing::new(SECRET.to_vec())),
         };
-        let (sut, _) = asked(config, |peer| {
+        let mut expected = Vec::new();
+        let (sut, answer) = asked(config, |peer| {
             peer.secret = ours.to_vec();
+            let id = Identification::from(&Identity::Fqdn(name_of(1)));
+            let (message, nonce) = (&peer.messages.1, &peer.nonces.0);
+            let keys = &peer.keys.auth;
+            let octets = SignedOctets::new(peer.provider, keys, Role::Responder, message, nonce, &id);
+            let mac = psk_auth(peer.provider, keys.prf(), ours, &octets);
+            expected = mac.expose().to_vec();
             auth_payloads(peer)
         });
         assert_eq!(sut.endpoint.counts().ike_sas, 1);
+        // A peer that has not heard of the new secret could not verify it.
+        assert_eq!(answer.auth().map(|auth| &auth.data), Some(&expected));
     }
 }
 
