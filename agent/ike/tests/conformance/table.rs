@@ -10,6 +10,12 @@ fn sources(theme: &str) -> Vec<String> {
     let places = match theme {
         "codec" | "truncation" => vec![tests.join(format!("{theme}.rs"))],
         "crypto" => files(&crate_folder.join("../crypto/src/tests")),
+        "dataplane" => {
+            let data_plane = crate_folder.join("../dataplane");
+            let mut places = files(&data_plane.join("tests/suite"));
+            places.push(data_plane.join("src/kernel/convert_tests.rs"));
+            places
+        }
         "mesh" | "interop" => files(&crate_folder.join("../../e2e/tests").join(theme)),
         "agent_engine" => vec![crate_folder.join("../src/engine/tests.rs")],
         "identity" => {
@@ -49,9 +55,9 @@ fn named(text: &str) -> Vec<(&str, &str)> {
 
 /// Whether a test is declared. A row of the interoperability matrix is a name in a table.
 fn declared(source: &str, theme: &str, test: &str) -> bool {
-    let function = format!("fn {test}(");
+    let function = ["(", "<"].map(|end| format!("fn {test}{end}"));
     let row = theme == "interop" && source.contains(&format!("\"{test}\""));
-    source.contains(&function) || row
+    function.iter().any(|start| source.contains(start)) || row
 }
 
 #[test]
