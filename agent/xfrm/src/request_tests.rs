@@ -124,6 +124,8 @@ fn the_probes_reqid_is_the_last_of_the_range() {
 fn ah_is_padded_as_its_family_asks() {
     use netlink_packet_xfrm::XFRM_STATE_ALIGN4;
 
+    use crate::sa::Protocol;
+
     for sa in sas() {
         let flags = sa.to_wire(SaFeatures::default()).user_sa_info.flags;
         let four = sa.id.protocol == Protocol::Ah && sa.id.destination.is_ipv4();
