@@ -6,7 +6,8 @@ use std::time::Duration;
 use hpke::rand_core::{TryCryptoRng, TryRng};
 use ipsecmesh_ike::crypto::SecureRandom;
 use ipsecmesh_ike::{
-    ChildProposal, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness, LivenessAction, Prf, SaProtocol,
+    AdditionalKeyExchanges, ChildProposal, Encryption, IkeProposal, KeyExchange, Lifetime, Liveness,
+    LivenessAction, Prf, SaProtocol,
 };
 
 /// The suite of the API's default, as far as this engine has it.
@@ -16,7 +17,7 @@ pub(crate) fn ike_proposals() -> Vec<IkeProposal> {
         integrity: Vec::new(),
         prf: vec![Prf::HmacSha384],
         key_exchange: vec![KeyExchange::X25519],
-        additional: Vec::new(),
+        additional: AdditionalKeyExchanges::NONE,
     }]
 }
 
@@ -27,6 +28,7 @@ pub(crate) fn child_proposals() -> Vec<ChildProposal> {
         encryption: vec![Encryption::AesGcm16Key256],
         integrity: Vec::new(),
         key_exchange: vec![KeyExchange::X25519],
+        additional: AdditionalKeyExchanges::NONE,
     }]
 }
 

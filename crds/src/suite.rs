@@ -109,7 +109,7 @@ impl KeyExchange {
 }
 
 algorithms! {
-    /// Additional key exchanges (RFC 9370).
+    /// Additional key exchanges (RFC 9370): key encapsulation, and every method that can stand alone.
     AdditionalKeyExchange {
         /// ML-KEM-512 (FIPS 203).
         MlKem512 = "ML-KEM-512",
@@ -117,6 +117,27 @@ algorithms! {
         MlKem768 = "ML-KEM-768",
         /// ML-KEM-1024 (FIPS 203).
         MlKem1024 = "ML-KEM-1024",
+        /// Curve25519 (RFC 8031).
+        X25519 = "X25519",
+        /// NIST P-256 (RFC 5903).
+        Ecp256 = "ECP-256",
+        /// NIST P-384 (RFC 5903).
+        Ecp384 = "ECP-384",
+        /// NIST P-521 (RFC 5903).
+        Ecp521 = "ECP-521",
+        /// 2048 bit group (RFC 3526).
+        Modp2048 = "MODP-2048",
+        /// 3072 bit group (RFC 3526).
+        Modp3072 = "MODP-3072",
+        /// 4096 bit group (RFC 3526).
+        Modp4096 = "MODP-4096",
+    }
+}
+
+impl AdditionalKeyExchange {
+    /// Whether it is a group of integers modulo a prime: for external peers only.
+    pub const fn is_modp(self) -> bool {
+        matches!(self, Self::Modp2048 | Self::Modp3072 | Self::Modp4096)
     }
 }
 
@@ -124,6 +145,7 @@ algorithms! {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(INTEGRITY_RULE).message(INTEGRITY_MESSAGE).field_path(".integrity"))]
+#[x_kube(validation = Rule::new(ONCE_RULE).message(ONCE_MESSAGE).field_path(".additionalKeyExchange"))]
 pub struct IkeProposal {
     /// Ciphers, in order of preference.
     #[schemars(length(min = 1, max = 4))]
@@ -138,9 +160,9 @@ pub struct IkeProposal {
     /// Key exchange methods.
     #[schemars(length(min = 1, max = 6))]
     pub key_exchange: Vec<KeyExchange>,
-    /// Additional key exchanges (RFC 9370), all of which a peer must agree to where the list is not empty.
+    /// Additional key exchanges (RFC 9370), each once, in this order: a peer must agree to all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 3))]
+    #[schemars(length(min = 1, max = 7))]
     pub additional_key_exchange: Vec<AdditionalKeyExchange>,
 }
 
@@ -148,6 +170,8 @@ pub struct IkeProposal {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(INTEGRITY_RULE).message(INTEGRITY_MESSAGE).field_path(".integrity"))]
+#[x_kube(validation = Rule::new(ONCE_RULE).message(ONCE_MESSAGE).field_path(".additionalKeyExchange"))]
+#[x_kube(validation = Rule::new(FIRST_RULE).message(FIRST_MESSAGE).field_path(".keyExchange"))]
 pub struct ChildProposal {
     /// Ciphers, in order of preference: required with protocol ESP, forbidden with AH.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -161,15 +185,22 @@ pub struct ChildProposal {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 6))]
     pub key_exchange: Vec<KeyExchange>,
-    /// Additional key exchanges (RFC 9370).
+    /// Additional key exchanges (RFC 9370) when CHILD SAs are rekeyed, each once, in this order: a peer must agree to all of
+    /// them and to one of `keyExchange`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1, max = 3))]
+    #[schemars(length(min = 1, max = 7))]
     pub additional_key_exchange: Vec<AdditionalKeyExchange>,
 }
 
 const INTEGRITY_RULE: &str = "!has(self.encryption) || (self.encryption.all(e, e.startsWith('AES-CBC')) ? has(self.integrity) : \
      (!self.encryption.exists(e, e.startsWith('AES-CBC')) && !has(self.integrity)))";
 const INTEGRITY_MESSAGE: &str = "AEAD and AES-CBC ciphers need separate proposals; integrity is required with AES-CBC and forbidden with AEAD";
+
+const ONCE_RULE: &str = "!has(self.additionalKeyExchange) || \
+     self.additionalKeyExchange.all(a, self.additionalKeyExchange.exists_one(b, a == b))";
+const ONCE_MESSAGE: &str = "each additional key exchange may occur once";
+const FIRST_RULE: &str = "!has(self.additionalKeyExchange) || has(self.keyExchange)";
+const FIRST_MESSAGE: &str = "additional key exchanges need a key exchange that they follow";
 
 /// A named set of proposals, which may improve with releases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

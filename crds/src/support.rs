@@ -4,7 +4,6 @@ use std::fmt;
 
 use crate::{
     authority::{AuthorityType, Delivery, IPsecAuthoritySpec},
-    suite::ChildProposal,
     tunnel::{AuthType, IPsecTunnelSpec, RemoteType, TrafficType},
 };
 
@@ -47,9 +46,6 @@ pub fn unsupported_fields(spec: &IPsecTunnelSpec) -> Vec<Unsupported> {
     if spec.remote.type_ == RemoteType::Nodes {
         external_only(spec, &mut found);
         modp(spec, &mut found);
-    }
-    for (index, proposal) in spec.child_sa.proposals.iter().enumerate() {
-        child_proposal(&format!("spec.childSA.proposals[{index}]"), proposal, &mut found);
     }
     found
 }
@@ -144,43 +140,39 @@ fn external_only(spec: &IPsecTunnelSpec, found: &mut Vec<Unsupported>) {
 
 /// MODP groups exist for peers that have nothing better. Nodes all have.
 fn modp(spec: &IPsecTunnelSpec, found: &mut Vec<Unsupported>) {
-    let ike = spec.ike.proposals.iter().enumerate();
-    let child = spec.child_sa.proposals.iter().enumerate();
-    let lists = ike
-        .map(|(index, one)| (format!("spec.ike.proposals[{index}]"), &one.key_exchange))
-        .chain(child.map(|(index, one)| (format!("spec.childSA.proposals[{index}]"), &one.key_exchange)));
-    for (proposal, methods) in lists {
-        let modp: Vec<&str> = methods
-            .iter()
-            .filter(|method| method.is_modp())
-            .map(|method| method.as_str())
-            .collect();
-        if !modp.is_empty() {
-            found.push(Unsupported {
-                field: format!("{proposal}.keyExchange"),
-                value: modp.join(", "),
-                why: Why::NotBetweenNodes(CURVES),
-            });
+    let ike = spec.ike.proposals.iter().enumerate().map(|(index, one)| {
+        let field = format!("spec.ike.proposals[{index}]");
+        (field, &one.key_exchange, &one.additional_key_exchange)
+    });
+    let child = spec.child_sa.proposals.iter().enumerate().map(|(index, one)| {
+        let field = format!("spec.childSA.proposals[{index}]");
+        (field, &one.key_exchange, &one.additional_key_exchange)
+    });
+    for (proposal, first, additional) in ike.chain(child) {
+        let first = first.iter().filter(|method| method.is_modp());
+        let additional = additional.iter().filter(|method| method.is_modp());
+        let lists: [(_, Vec<&str>, _); 2] = [
+            ("keyExchange", first.map(|one| one.as_str()).collect(), CURVES),
+            (
+                "additionalKeyExchange",
+                additional.map(|one| one.as_str()).collect(),
+                CURVES_AND_KEMS,
+            ),
+        ];
+        for (list, modp, instead) in lists {
+            if !modp.is_empty() {
+                found.push(Unsupported {
+                    field: format!("{proposal}.{list}"),
+                    value: modp.join(", "),
+                    why: Why::NotBetweenNodes(instead),
+                });
+            }
         }
     }
 }
 
-fn child_proposal(field: &str, proposal: &ChildProposal, found: &mut Vec<Unsupported>) {
-    let more: Vec<&str> = proposal
-        .additional_key_exchange
-        .iter()
-        .map(|one| one.as_str())
-        .collect();
-    if !more.is_empty() {
-        found.push(Unsupported {
-            field: format!("{field}.additionalKeyExchange"),
-            value: more.join(", "),
-            why: Why::NotYet("none"),
-        });
-    }
-}
-
 const CURVES: &str = "X25519, ECP-256, ECP-384, ECP-521";
+const CURVES_AND_KEMS: &str = "ML-KEM-512, ML-KEM-768, ML-KEM-1024, X25519, ECP-256, ECP-384, ECP-521";
 
 #[cfg(test)]
 mod tests {

@@ -80,6 +80,15 @@ fn messages_name_the_field_and_what_is_expected() {
             "spec.ike.proposals[0].keyExchange[0]: Unsupported value: \"X448\": supported values: \"X25519\", ",
         ),
         (
+            json!({"childSA": {"proposals": [{"encryption": ["AES-GCM-16-256"], "additionalKeyExchange": ["ML-KEM-768"]}]}}),
+            "additional key exchanges need a key exchange that they follow",
+        ),
+        (
+            json!({"childSA": {"proposals": [{"encryption": ["AES-GCM-16-256"], "keyExchange": ["X25519"],
+                "additionalKeyExchange": ["ML-KEM-768", "ECP-384", "ML-KEM-768"]}]}}),
+            "each additional key exchange may occur once",
+        ),
+        (
             json!({"ike": {"lifetime": "1 day"}}),
             "spec.ike.lifetime: Invalid value: \"1 day\": should match '^([0-9]{1,5}(h|m|s)){1,3}$'",
         ),

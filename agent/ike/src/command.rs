@@ -371,6 +371,12 @@ fn validate(config: &PeerConfig) -> Result<(), CommandError> {
         if !child.proposals.iter().all(crate::config::ChildProposal::is_sound) {
             return invalid(UNSOUND_CHILD);
         }
+        let lonely = |p: &crate::config::ChildProposal| p.key_exchange.is_empty() && !p.additional.is_empty();
+        if child.proposals.iter().any(lonely) {
+            return invalid(
+                "children.proposals: additional key exchanges need a key exchange method that they follow",
+            );
+        }
         if child.local_selectors.is_empty() || child.remote_selectors.is_empty() {
             return invalid("children.local_selectors and children.remote_selectors need one selector each");
         }

@@ -371,8 +371,8 @@ pub struct IkeProposal {
     pub prf: Vec<Prf>,
     /// Key exchange methods.
     pub key_exchange: Vec<KeyExchange>,
-    /// Additional key exchange in IKE_INTERMEDIATE (RFC 9370): one of these is a must where there are any.
-    pub additional: Vec<Kem>,
+    /// Additional key exchanges before IKE_AUTH and in rekeys (RFC 9370): all of them are a must, in this order.
+    pub additional: AdditionalKeyExchanges,
 }
 
 /// One proposal of a CHILD SA.
@@ -384,8 +384,12 @@ pub struct ChildProposal {
     pub encryption: Vec<Encryption>,
     /// Integrity algorithms: empty with combined modes, and only with them.
     pub integrity: Vec<Integrity>,
-    /// Methods for perfect forward secrecy at CREATE_CHILD_SA; both "one of these" and "none" are offered and accepted.
+    /// Methods for perfect forward secrecy at CREATE_CHILD_SA; both "one of these" and "none" are offered and accepted,
+    /// unless additional key exchanges follow.
     pub key_exchange: Vec<KeyExchange>,
+    /// Additional key exchanges after CREATE_CHILD_SA (RFC 9370), all of them, in this order. With them a method of
+    /// `key_exchange` is a must as well.
+    pub additional: AdditionalKeyExchanges,
 }
 
 /// A cipher of an SA.
@@ -453,6 +457,53 @@ pub enum Kem {
     MlKem768,
     /// ML-KEM-1024.
     MlKem1024,
+}
+
+/// An additional key exchange (RFC 9370): any method there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AdditionalKeyExchange {
+    /// A key encapsulation mechanism.
+    Kem(Kem),
+    /// A method that can stand alone as well.
+    Method(KeyExchange),
+}
+
+/// The additional key exchanges of a proposal or suite, in their order: at most seven, each once (RFC 9370 §2.2.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AdditionalKeyExchanges([Option<AdditionalKeyExchange>; 7]);
+
+impl AdditionalKeyExchanges {
+    /// None.
+    pub const NONE: Self = Self([None; 7]);
+
+    /// `None` when there are more than seven, or one occurs twice.
+    pub fn new(methods: &[AdditionalKeyExchange]) -> Option<Self> {
+        let mut all = Self::NONE;
+        let mut left = methods.iter();
+        for place in &mut all.0 {
+            *place = left.next().copied();
+        }
+        let distinct = all
+            .iter()
+            .all(|one| all.iter().filter(|other| *other == one).count() == 1);
+        (distinct && left.next().is_none()).then_some(all)
+    }
+
+    /// In their order.
+    pub fn iter(&self) -> impl Iterator<Item = AdditionalKeyExchange> + use<> {
+        self.0.into_iter().flatten()
+    }
+
+    /// The one that follows so many others.
+    pub fn after(&self, done: u32) -> Option<AdditionalKeyExchange> {
+        let mut numbered = self.iter().zip(0..);
+        numbered.find_map(|(method, number)| (number == done).then_some(method))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::NONE
+    }
 }
 
 /// What one child protects, and how.

@@ -211,6 +211,7 @@ impl Endpoint {
             Timer::ChildOutbound(id) => self.install_unless_open(id),
             Timer::ChildRetry(peer, child) => self.retry_child(peer, child),
             Timer::ChildSoft(id) => self.child_soft(id),
+            Timer::FollowUp(id, link) => self.forget_pending(id, link),
             Timer::HalfOpen(id) => self.forget_half_open(id),
             Timer::IkeHard(id) => self.ike_expired(id),
             Timer::IkeLinger(id) => self.ike_linger_is_over(id),

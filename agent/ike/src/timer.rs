@@ -18,6 +18,8 @@ pub(crate) enum Timer {
     ChildRetry(PeerId, ChildId),
     /// The soft lifetime of a CHILD SA.
     ChildSoft(ChildSaId),
+    /// The peer has not asked for the next additional key exchange.
+    FollowUp(IkeSaId, u64),
     /// A half-open SA is given up.
     HalfOpen(IkeSaId),
     /// The hard lifetime of an IKE SA.
@@ -47,7 +49,9 @@ impl Timer {
             Self::ChildLinger(_) | Self::IkeLinger(_) => TimerReason::Linger,
             Self::ChildOutbound(_) => TimerReason::OutboundFallback,
             Self::ChildRetry(..) => TimerReason::Backoff,
-            Self::HalfOpen(_) | Self::Initiate(_) | Self::Retransmit(_) => TimerReason::Retransmission,
+            Self::FollowUp(..) | Self::HalfOpen(_) | Self::Initiate(_) | Self::Retransmit(_) => {
+                TimerReason::Retransmission
+            }
             Self::Liveness(_) => TimerReason::Liveness,
             Self::Start(_) | Self::StartAnew(..) => TimerReason::InitiationGrace,
         }

@@ -18,8 +18,8 @@ use ipsecmesh_crds::units::ByteQuantity;
 use ipsecmesh_crds::{IPsecAuthority, IPsecNode, IPsecPeer, IPsecTunnel, IPsecTunnelSpec};
 use ipsecmesh_dataplane::Prefix;
 use ipsecmesh_ike::{
-    BootId, ChildProposal, Encapsulation, Encryption, IkeProposal, Integrity, Kem, KeyExchange, Lifetime,
-    Liveness, LivenessAction, Mode, Prf, SaProtocol,
+    AdditionalKeyExchange, AdditionalKeyExchanges, BootId, ChildProposal, Encapsulation, Encryption,
+    IkeProposal, Integrity, Kem, KeyExchange, Lifetime, Liveness, LivenessAction, Mode, Prf, SaProtocol,
 };
 use kube::ResourceExt as _;
 
@@ -193,47 +193,59 @@ fn carried_out(spec: &IPsecTunnelSpec) -> Tunnel {
 
 /// The proposals of the IKE SA.
 fn ike_proposals(spec: &IPsecTunnelSpec) -> Vec<IkeProposal> {
-    let one = |proposal: &suite::IkeProposal| IkeProposal {
-        encryption: proposal.encryption.iter().copied().map(encryption).collect(),
-        integrity: proposal.integrity.iter().copied().map(integrity).collect(),
-        prf: proposal.prf.iter().copied().map(prf).collect(),
-        key_exchange: proposal.key_exchange.iter().copied().map(key_exchange).collect(),
-        additional: proposal
-            .additional_key_exchange
-            .iter()
-            .copied()
-            .map(kem)
-            .collect(),
+    let one = |proposal: &suite::IkeProposal| {
+        Some(IkeProposal {
+            encryption: proposal.encryption.iter().copied().map(encryption).collect(),
+            integrity: proposal.integrity.iter().copied().map(integrity).collect(),
+            prf: proposal.prf.iter().copied().map(prf).collect(),
+            key_exchange: proposal.key_exchange.iter().copied().map(key_exchange).collect(),
+            additional: additional(&proposal.additional_key_exchange)?,
+        })
     };
     spec.effective_ike_proposals()
         .iter()
-        .map(one)
+        .filter_map(one)
         .filter(|one| one.is_sound() && !one.prf.is_empty() && !one.key_exchange.is_empty())
         .collect()
 }
 
 /// The proposals of the CHILD SA.
 fn child_proposals(spec: &IPsecTunnelSpec) -> Vec<ChildProposal> {
-    let one = |proposal: &suite::ChildProposal| ChildProposal {
-        protocol: protocol(spec.protocol),
-        encryption: proposal.encryption.iter().copied().map(encryption).collect(),
-        integrity: proposal.integrity.iter().copied().map(integrity).collect(),
-        key_exchange: proposal.key_exchange.iter().copied().map(key_exchange).collect(),
+    let one = |proposal: &suite::ChildProposal| {
+        Some(ChildProposal {
+            protocol: protocol(spec.protocol),
+            encryption: proposal.encryption.iter().copied().map(encryption).collect(),
+            integrity: proposal.integrity.iter().copied().map(integrity).collect(),
+            key_exchange: proposal.key_exchange.iter().copied().map(key_exchange).collect(),
+            additional: additional(&proposal.additional_key_exchange)?,
+        })
     };
     spec.effective_child_proposals()
         .iter()
-        .filter(|proposal| proposal.additional_key_exchange.is_empty())
-        .map(one)
+        .filter_map(one)
         .filter(ChildProposal::is_sound)
         .collect()
 }
 
-fn kem(name: suite::AdditionalKeyExchange) -> Kem {
-    match name {
-        suite::AdditionalKeyExchange::MlKem512 => Kem::MlKem512,
-        suite::AdditionalKeyExchange::MlKem768 => Kem::MlKem768,
-        suite::AdditionalKeyExchange::MlKem1024 => Kem::MlKem1024,
-    }
+/// All of them, in their order: the schema admits seven, each once.
+fn additional(names: &[suite::AdditionalKeyExchange]) -> Option<AdditionalKeyExchanges> {
+    use suite::AdditionalKeyExchange as Name;
+    let methods: Vec<AdditionalKeyExchange> = names
+        .iter()
+        .map(|name| match name {
+            Name::MlKem512 => AdditionalKeyExchange::Kem(Kem::MlKem512),
+            Name::MlKem768 => AdditionalKeyExchange::Kem(Kem::MlKem768),
+            Name::MlKem1024 => AdditionalKeyExchange::Kem(Kem::MlKem1024),
+            Name::X25519 => AdditionalKeyExchange::Method(KeyExchange::X25519),
+            Name::Ecp256 => AdditionalKeyExchange::Method(KeyExchange::Ecp256),
+            Name::Ecp384 => AdditionalKeyExchange::Method(KeyExchange::Ecp384),
+            Name::Ecp521 => AdditionalKeyExchange::Method(KeyExchange::Ecp521),
+            Name::Modp2048 => AdditionalKeyExchange::Method(KeyExchange::Modp2048),
+            Name::Modp3072 => AdditionalKeyExchange::Method(KeyExchange::Modp3072),
+            Name::Modp4096 => AdditionalKeyExchange::Method(KeyExchange::Modp4096),
+        })
+        .collect();
+    AdditionalKeyExchanges::new(&methods)
 }
 
 fn encryption(name: suite::Encryption) -> Encryption {

@@ -43,10 +43,9 @@ impl Endpoint {
         let Some(child) = self.children.get_mut(&id) else {
             return;
         };
-        let responder = child.role == Role::Responder;
         match std::mem::replace(&mut child.inbound_half, Half::Gone) {
             Half::Planned(spec) => {
-                let again = responder.then(|| Box::new(spec.duplicate()));
+                let again = (!child.spi_told).then(|| Box::new(spec.duplicate()));
                 child.inbound_half = Half::Installing {
                     again,
                     then_remove: false,

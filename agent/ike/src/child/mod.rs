@@ -42,6 +42,8 @@ pub(crate) struct ChildSa {
     pub(crate) remote_selectors: Vec<TrafficSelector>,
     /// Told to the driver as established.
     pub(crate) announced: bool,
+    /// The peer knows our SPI: another one is not possible any more.
+    pub(crate) spi_told: bool,
     /// How many SPIs the data plane has refused.
     pub(crate) refused_spis: u8,
 }
@@ -86,6 +88,8 @@ pub(crate) struct Agreement<'a> {
     pub(crate) suite: ChildSuite,
     pub(crate) keys: ChildKeys,
     pub(crate) inbound: EspSpi,
+    /// The peer knows it.
+    pub(crate) spi_told: bool,
     pub(crate) outbound: EspSpi,
     pub(crate) local_selectors: Vec<TrafficSelector>,
     pub(crate) remote_selectors: Vec<TrafficSelector>,
@@ -177,6 +181,7 @@ impl Endpoint {
             local_selectors: agreed.local_selectors,
             remote_selectors: agreed.remote_selectors,
             announced: false,
+            spi_told: agreed.spi_told,
             refused_spis: 0,
         };
         if let Some(old) = agreed.replaces.and_then(|old| self.children.get_mut(&old)) {

@@ -17,37 +17,53 @@ const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
 /// ```
 pub struct SignedOctets(Vec<u8>);
 
-/// What one IKE_INTERMEDIATE exchange adds to the octets that both ends sign (RFC 9242 §3.3.2):
+/// What IKE_INTERMEDIATE exchanges add to the octets that both ends sign (RFC 9242 §3.3.2):
 ///
 /// ```text
 /// IntAuth    = IntAuth_iN | IntAuth_rN | IKE_AUTH_MID
-/// IntAuth_i1 = prf(SK_pi1, IntAuth_i1A | IntAuth_i1P)     likewise for r
+/// IntAuth_i1 = prf(SK_pi1, IntAuth_i1A | IntAuth_i1P)                     likewise for r
+/// IntAuth_iN = prf(SK_piN, IntAuth_i(N-1) | IntAuth_iNA | IntAuth_iNP)
 /// ```
 #[derive(Debug)]
 pub struct Intermediate {
+    count: u32,
     initiator: Secret,
     responder: Secret,
 }
 
 impl Intermediate {
-    /// Message ID of the IKE_AUTH request that follows one IKE_INTERMEDIATE exchange.
-    pub const AUTH_ID: u32 = 2;
-
-    /// `keys` are those that the exchange itself was protected with; request and response are as [`unsealed`] gives
-    /// them.
+    /// After one more exchange. `keys` are those that it was protected with; request and response are as [`unsealed`]
+    /// gives them.
     ///
     /// [`unsealed`]: super::unsealed
-    pub fn new(provider: &Provider, keys: &AuthKeys, request: &[u8], response: &[u8]) -> Self {
-        let mac = |role, message| {
+    pub fn new(
+        provider: &Provider,
+        keys: &AuthKeys,
+        before: Option<&Self>,
+        request: &[u8],
+        response: &[u8],
+    ) -> Self {
+        let mac = |role, before: Option<&Secret>, message| {
             provider
                 .prf
                 .keyed(keys.prf(), keys.of(role).expose())
-                .apply(&[message])
+                .apply(&[before.map(Secret::expose).unwrap_or_default(), message])
         };
         Self {
-            initiator: mac(Role::Initiator, request),
-            responder: mac(Role::Responder, response),
+            count: Self::done(before) + 1,
+            initiator: mac(Role::Initiator, before.map(|b| &b.initiator), request),
+            responder: mac(Role::Responder, before.map(|b| &b.responder), response),
         }
+    }
+
+    /// How many of these exchanges are done.
+    pub fn done(so_far: Option<&Self>) -> u32 {
+        so_far.map_or(0, |so_far| so_far.count)
+    }
+
+    /// Message ID of the request that follows IKE_SA_INIT and these exchanges.
+    pub fn next_id(so_far: Option<&Self>) -> u32 {
+        Self::done(so_far) + 1
     }
 }
 
@@ -70,13 +86,17 @@ impl SignedOctets {
         Self([message, peer_nonce.as_bytes(), maced_id.expose()].concat())
     }
 
-    /// The same, when an IKE_INTERMEDIATE exchange came before (RFC 9242 §3.3.1).
+    /// The same, when IKE_INTERMEDIATE exchanges came before (RFC 9242 §3.3.1).
     #[must_use]
     pub fn after(mut self, intermediate: Option<&Intermediate>) -> Self {
-        if let Some(Intermediate { initiator, responder }) = intermediate {
+        if let Some(Intermediate {
+            initiator, responder, ..
+        }) = intermediate
+        {
             self.0.extend_from_slice(initiator.expose());
             self.0.extend_from_slice(responder.expose());
-            self.0.extend_from_slice(&Intermediate::AUTH_ID.to_be_bytes());
+            let auth_id = Intermediate::next_id(intermediate);
+            self.0.extend_from_slice(&auth_id.to_be_bytes());
         }
         self
     }

@@ -140,8 +140,9 @@ impl SkD {
 /// KEYMAT of a CHILD SA (RFC 7296 §2.17):
 ///
 /// ```text
-/// KEYMAT = prf+(SK_d, Ni | Nr)                         without a key exchange of its own
-/// KEYMAT = prf+(SK_d, g^ir (new) | Ni | Nr)            with one
+/// KEYMAT = prf+(SK_d, Ni | Nr)                                      without a key exchange of its own
+/// KEYMAT = prf+(SK_d, g^ir (new) | Ni | Nr)                         with one
+/// KEYMAT = prf+(SK_d, g^ir (new) | Ni | Nr | SK(1) | … SK(n))       and additional ones (RFC 9370 §2.2.4)
 /// ```
 ///
 /// Nonces are those of the exchange that makes the SA. The keys of the SA from its initiator to its responder come
@@ -163,22 +164,26 @@ pub struct ChildKeys {
 }
 
 impl ChildKeymat {
-    /// `shared` is that of the suite's key exchange, and there exactly when the suite has one.
+    /// `shared` is that of the suite's key exchange, and there exactly when the suite has one; `more` are those of its
+    /// additional key exchanges.
     pub fn derive(
         provider: &Provider,
         sk_d: &SkD,
         suite: ChildSuite,
         shared: Option<&Secret>,
+        more: &[Secret],
         nonce_i: &Nonce,
         nonce_r: &Nonce,
     ) -> Result<Self, CryptoError> {
-        if suite.key_exchange.is_some() != shared.is_some() {
+        let complete = suite.additional.iter().count() == more.len();
+        if suite.key_exchange.is_some() != shared.is_some() || !complete {
             return Err(CryptoError::InvalidLength);
         }
         let length =
             suite.encryption.map_or(0, sealing_length) + suite.integrity.map_or(0, Integrity::key_length);
         let shared = shared.map(Secret::expose).unwrap_or_default();
-        let seed = [shared, nonce_i.as_bytes(), nonce_r.as_bytes()];
+        let mut seed = vec![shared, nonce_i.as_bytes(), nonce_r.as_bytes()];
+        seed.extend(more.iter().map(Secret::expose));
         let material = prf_plus(sk_d.keyed(provider).as_ref(), &seed, 2 * length)?;
         let mut cutter = Cutter(material.expose());
         Ok(Self {

@@ -1,6 +1,7 @@
 //! What the engine does with keys: the traits that a crypto provider fills in, the key schedule as a chain of types,
 //! sealed messages, and the proofs of identity. No primitive is implemented here.
 
+mod additional;
 mod auth;
 mod error;
 mod keys;
@@ -17,12 +18,13 @@ mod secret;
 mod spki;
 mod suite;
 
+pub use additional::StartedKeyExchange;
 pub use auth::{Intermediate, SignedOctets, psk_auth};
 pub use error::CryptoError;
 pub use keys::{AuthKeys, ChildKeymat, ChildKeys, IkeKeys, SkD};
 pub use negotiate::{
     ChildContext, Chosen, NotOffered, child_offer, confirm_child, confirm_ike, ike_offer, select_child,
-    select_ike, without_additional,
+    select_ike,
 };
 pub use prf::prf_plus;
 pub use protected::{Fragment, IntegrityChecked, Opened, Opener, Sealer, unsealed};

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::suite::IkeSuite;
-use crate::config::{Encryption, Integrity, Kem, KeyExchange, Prf, SignatureAlgorithm};
+use crate::config::{
+    AdditionalKeyExchange, Encryption, Integrity, Kem, KeyExchange, Prf, SignatureAlgorithm,
+};
 
 impl fmt::Display for Encryption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,6 +80,15 @@ impl fmt::Display for SignatureAlgorithm {
     }
 }
 
+impl fmt::Display for AdditionalKeyExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kem(kem) => kem.fmt(f),
+            Self::Method(method) => method.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.encryption)?;
@@ -85,13 +96,14 @@ impl fmt::Display for IkeSuite {
             write!(f, "/{integrity}")?;
         }
         write!(f, "/{}/{}", self.prf, self.key_exchange)?;
-        self.additional.map_or(Ok(()), |kem| write!(f, "+{kem}"))
+        self.additional.iter().try_for_each(|one| write!(f, "+{one}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AdditionalKeyExchanges;
 
     #[test]
     fn a_suite_reads_as_the_api_writes_it() {
@@ -100,11 +112,15 @@ mod tests {
             integrity: None,
             prf: Prf::HmacSha384,
             key_exchange: KeyExchange::X25519,
-            additional: Some(Kem::MlKem768),
+            additional: AdditionalKeyExchanges::new(&[
+                AdditionalKeyExchange::Kem(Kem::MlKem768),
+                AdditionalKeyExchange::Method(KeyExchange::Ecp384),
+            ])
+            .unwrap_or_default(),
         };
         assert_eq!(
             suite.to_string(),
-            "AES-GCM-16-256/HMAC-SHA2-384/X25519+ML-KEM-768"
+            "AES-GCM-16-256/HMAC-SHA2-384/X25519+ML-KEM-768+ECP-384"
         );
     }
 }

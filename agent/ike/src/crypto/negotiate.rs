@@ -1,7 +1,8 @@
 //! Offers, choices, and the check that a choice was offered (RFC 7296 §2.7, §3.3).
 
+use super::additional;
 use super::suite::{ChildSuite, IkeSuite};
-use crate::config::{ChildProposal, IkeProposal, Integrity, KeyExchange};
+use crate::config::{AdditionalKeyExchanges, ChildProposal, IkeProposal, Integrity, KeyExchange};
 use crate::types::SaProtocol;
 use crate::wire::{
     KeyExchangeMethod, Proposal, Protocol, SecurityAssociation, Spi, Transform, TransformType,
@@ -75,12 +76,9 @@ pub fn select_ike(ours: &[IkeProposal], offer: &SecurityAssociation) -> Option<C
         if theirs.protocol != Protocol::IKE || !only_optional_besides(theirs, &ike_types(ours)) {
             return None;
         }
-        let additional = match ours.additional.as_slice() {
-            [] => None,
-            kems => Some(pick(kems, theirs)?),
-        };
+        let additional = additional::select(&ours.additional, theirs)?;
         let suite = IkeSuite {
-            additional,
+            additional: ours.additional,
             encryption: pick(&ours.encryption, theirs)?,
             integrity: pick_integrity(&ours.integrity, theirs)?.0,
             prf: pick(&ours.prf, theirs)?,
@@ -92,7 +90,7 @@ pub fn select_ike(ours: &[IkeProposal], offer: &SecurityAssociation) -> Option<C
             suite.key_exchange.into(),
         ];
         transforms.extend(suite.integrity.map(Transform::from));
-        transforms.extend(additional.map(Transform::from));
+        transforms.extend(additional);
         Some((suite, transforms))
     })
 }
@@ -108,7 +106,7 @@ pub fn select_child(
     first_match(ours, offer, |ours, theirs| {
         if theirs.protocol != Protocol::from(ours.protocol)
             || !matches!(theirs.spi, Spi::Esp(_))
-            || !only_optional_besides(theirs, &child_types(ours))
+            || !only_optional_besides(theirs, &child_types(ours, context))
         {
             return None;
         }
@@ -116,11 +114,16 @@ pub fn select_child(
             SaProtocol::Esp => Some(pick(&ours.encryption, theirs)?),
             SaProtocol::Ah => None,
         };
+        let additional = match context {
+            ChildContext::Auth => Vec::new(),
+            ChildContext::Create(_) => additional::select(&ours.additional, theirs)?,
+        };
         let suite = ChildSuite {
             protocol: ours.protocol,
             encryption,
             integrity: pick_integrity(&ours.integrity, theirs)?.0,
             key_exchange: pick_child_key_exchange(ours, context, theirs)?.0,
+            additional: child_additional(ours, context),
             esn: if esn && theirs.transforms.contains(&Transform::esn(true)) {
                 true
             } else if theirs.transforms.contains(&Transform::esn(false)) {
@@ -133,6 +136,7 @@ pub fn select_child(
         transforms.push(Transform::esn(suite.esn));
         transforms.extend(suite.integrity.map(Transform::from));
         transforms.extend(suite.key_exchange.map(Transform::from));
+        transforms.extend(additional);
         Some((suite, transforms))
     })
 }
@@ -145,12 +149,9 @@ pub fn confirm_ike(
     let proposal = the_only(response)?;
     let offered = numbered(offered, proposal.number)?;
     confirm_shape(proposal, Protocol::IKE, &ike_types(offered))?;
-    let additional = match offered.additional.as_slice() {
-        [] => None,
-        kems => Some(confirm(kems, proposal, "additional key exchange not offered")?),
-    };
+    additional::confirm(&offered.additional, proposal)?;
     let suite = IkeSuite {
-        additional,
+        additional: offered.additional,
         encryption: confirm(&offered.encryption, proposal, "cipher not offered")?,
         integrity: confirm_integrity(&offered.integrity, proposal)?,
         prf: confirm(&offered.prf, proposal, "PRF not offered")?,
@@ -169,7 +170,7 @@ pub fn confirm_child(
 ) -> Result<(ChildSuite, Spi), NotOffered> {
     let proposal = the_only(response)?;
     let offered = numbered(offered, proposal.number)?;
-    confirm_shape(proposal, offered.protocol.into(), &child_types(offered))?;
+    confirm_shape(proposal, offered.protocol.into(), &child_types(offered, context))?;
     if !matches!(proposal.spi, Spi::Esp(_)) {
         return Err(NotOffered("no valid SPI"));
     }
@@ -179,6 +180,8 @@ pub fn confirm_child(
         .copied()
         .find(|&esn| proposal.transforms.contains(&Transform::esn(esn)))
         .ok_or(NotOffered("extended sequence numbers not as offered"))?;
+    let additional = child_additional(offered, context);
+    additional::confirm(&additional, proposal)?;
     let encryption = match offered.protocol {
         SaProtocol::Esp => Some(confirm(&offered.encryption, proposal, "cipher not offered")?),
         SaProtocol::Ah => None,
@@ -188,6 +191,7 @@ pub fn confirm_child(
         encryption,
         integrity: confirm_integrity(&offered.integrity, proposal)?,
         key_exchange: confirm_child_key_exchange(offered, context, proposal)?,
+        additional,
         esn,
     };
     Ok((suite, proposal.spi.clone()))
@@ -198,31 +202,16 @@ pub fn confirm_child(
 fn ike_types(proposal: &IkeProposal) -> Vec<TransformType> {
     let mut types = vec![TransformType::ENCR, TransformType::PRF, TransformType::KE];
     types.extend((!proposal.integrity.is_empty()).then_some(TransformType::INTEG));
-    types.extend((!proposal.additional.is_empty()).then_some(TransformType::ADDKE1));
+    types.extend(additional::types(&proposal.additional));
     types
 }
 
-fn child_types(proposal: &ChildProposal) -> Vec<TransformType> {
+fn child_types(proposal: &ChildProposal, context: ChildContext) -> Vec<TransformType> {
     let mut types = vec![TransformType::KE, TransformType::ESN];
+    types.extend(additional::types(&child_additional(proposal, context)));
     types.extend((!proposal.encryption.is_empty()).then_some(TransformType::ENCR));
     types.extend((!proposal.integrity.is_empty()).then_some(TransformType::INTEG));
     types
-}
-
-/// The proposals for an exchange that has no additional key exchange: the rekey of an IKE SA, whose new keys hang on
-/// the old SA's SK_d and with it on the additional key exchange that made that one.
-pub fn without_additional(proposals: &[IkeProposal]) -> Vec<IkeProposal> {
-    let mut plain: Vec<IkeProposal> = Vec::new();
-    for proposal in proposals {
-        let proposal = IkeProposal {
-            additional: Vec::new(),
-            ..proposal.clone()
-        };
-        if !plain.contains(&proposal) {
-            plain.push(proposal);
-        }
-    }
-    plain
 }
 
 fn ike_transforms(proposal: &IkeProposal) -> Vec<Transform> {
@@ -230,12 +219,11 @@ fn ike_transforms(proposal: &IkeProposal) -> Vec<Transform> {
     let integrity = proposal.integrity.iter().copied().map(Transform::from);
     let prf = proposal.prf.iter().copied().map(Transform::from);
     let key_exchange = proposal.key_exchange.iter().copied().map(Transform::from);
-    let additional = proposal.additional.iter().copied().map(Transform::from);
     encryption
         .chain(integrity)
         .chain(prf)
         .chain(key_exchange)
-        .chain(additional)
+        .chain(additional::offer(&proposal.additional))
         .collect()
 }
 
@@ -244,8 +232,11 @@ fn child_transforms(proposal: &ChildProposal, esn: bool, context: ChildContext) 
     transforms.extend(proposal.integrity.iter().copied().map(Transform::from));
     if matches!(context, ChildContext::Create(_)) && !proposal.key_exchange.is_empty() {
         transforms.extend(proposal.key_exchange.iter().copied().map(Transform::from));
-        transforms.push(Transform::no_key_exchange());
+        if proposal.additional.is_empty() {
+            transforms.push(Transform::no_key_exchange());
+        }
     }
+    transforms.extend(additional::offer(&child_additional(proposal, context)));
     if esn {
         transforms.push(Transform::esn(true));
     }
@@ -309,7 +300,16 @@ fn pick_integrity(ours: &[Integrity], theirs: &Proposal) -> Option<Check> {
     pick(ours, theirs).map(|integrity| Check(Some(integrity)))
 }
 
-/// `None` is "no match". "No key exchange" always suits us; where the peer offers both, a method is better.
+/// In IKE_AUTH there is none.
+fn child_additional(proposal: &ChildProposal, context: ChildContext) -> AdditionalKeyExchanges {
+    match context {
+        ChildContext::Auth => AdditionalKeyExchanges::NONE,
+        ChildContext::Create(_) => proposal.additional,
+    }
+}
+
+/// `None` is "no match". "No key exchange" suits us unless additional ones follow; where the peer offers both, a method
+/// is better.
 fn pick_child_key_exchange(
     ours: &ChildProposal,
     context: ChildContext,
@@ -317,6 +317,7 @@ fn pick_child_key_exchange(
 ) -> Option<ChildKeyExchange> {
     let optional = theirs.of_kind(TransformType::KE).next().is_none()
         || theirs.transforms.contains(&Transform::no_key_exchange());
+    let optional = optional && ours.additional.is_empty();
     match context {
         // Methods in IKE_AUTH say what later exchanges may use; they do not bind this one.
         ChildContext::Auth => Some(ChildKeyExchange(None)),
@@ -341,8 +342,12 @@ fn confirm_child_key_exchange(
 ) -> Result<Option<KeyExchange>, NotOffered> {
     let not_offered = NotOffered("key exchange method not offered");
     match (context, proposal.of_kind(TransformType::KE).next()) {
-        (_, None) => Ok(None),
-        (ChildContext::Create(_), Some(transform)) if *transform == Transform::no_key_exchange() => Ok(None),
+        (ChildContext::Auth, None) => Ok(None),
+        (ChildContext::Create(_), None) if offered.additional.is_empty() => Ok(None),
+        (ChildContext::Create(_), None) => Err(not_offered),
+        (ChildContext::Create(_), Some(transform)) if *transform == Transform::no_key_exchange() => {
+            offered.additional.is_empty().then_some(None).ok_or(not_offered)
+        }
         (ChildContext::Auth, Some(_)) => Err(not_offered),
         (ChildContext::Create(sent), Some(_)) => {
             let method = pick(&offered.key_exchange, proposal).ok_or(not_offered)?;
@@ -362,11 +367,14 @@ fn confirm_integrity(offered: &[Integrity], proposal: &Proposal) -> Result<Optio
     confirm(offered, proposal, "integrity algorithm not offered").map(Some)
 }
 
+/// Additional key exchanges are judged by their own rules.
 fn only_optional_besides(proposal: &Proposal, expected: &[TransformType]) -> bool {
     proposal
         .transforms
         .iter()
-        .filter(|transform| !expected.contains(&transform.kind))
+        .filter(|transform| {
+            !expected.contains(&transform.kind) && !TransformType::ADDITIONAL.contains(&transform.kind)
+        })
         .all(|transform| {
             proposal
                 .of_kind(transform.kind)

@@ -185,7 +185,14 @@ fn first_of(payloads: &[Payload]) -> PayloadType {
 pub struct Opener {
     key: SealingKey,
     /// Fragments are welcome.
-    fragments: Option<Reassembly>,
+    fragments: Option<Directions>,
+}
+
+/// A request of the peer and its response to ours may come at the same time, and neither takes the other's place.
+#[derive(Debug, Default)]
+struct Directions {
+    request: Reassembly,
+    response: Reassembly,
 }
 
 impl Opener {
@@ -195,7 +202,7 @@ impl Opener {
 
     /// From now on fragments are taken.
     pub(super) fn allow_fragments(&mut self) {
-        self.fragments = Some(Reassembly::default());
+        self.fragments = Some(Directions::default());
     }
 
     /// Checks and decrypts a sealed message or one fragment of it; the message when it is complete.
@@ -209,8 +216,15 @@ impl Opener {
             Body::Protected(envelope) => self.open(provider, datagram, *envelope).map(Some),
             Body::Fragment(fragment) if self.fragments.is_some() => {
                 let fragment = self.open_fragment(provider, datagram, *fragment)?;
-                let reassembly = self.fragments.as_mut();
-                Ok(reassembly.and_then(|reassembly| reassembly.add(fragment)))
+                let response = fragment.get().header.flags.is_response();
+                Ok(self.fragments.as_mut().and_then(|directions| {
+                    let reassembly = if response {
+                        &mut directions.response
+                    } else {
+                        &mut directions.request
+                    };
+                    reassembly.add(fragment)
+                }))
             }
             // Fragments that were not agreed on, and what is in clear, are nobody's.
             Body::Fragment(_) | Body::Plain(_) => Err(CryptoError::Unauthenticated),

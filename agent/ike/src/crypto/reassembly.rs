@@ -1,4 +1,5 @@
-//! Fragments that the peer sealed become one message again (RFC 7383 §2.6): bounded, and of one message at a time.
+//! Fragments that the peer sealed become one message again (RFC 7383 §2.6): bounded, and of one request and one response
+//! at a time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,7 @@ const MAX_FRAGMENTS: u16 = 64;
 /// A longer message is not taken.
 const MAX_LENGTH: usize = 16 * 1024;
 
-/// The fragments of the message that the window lets in; those of another message take its place.
+/// The fragments of the request or response that the window lets in; those of another one take its place.
 #[derive(Default)]
 pub(super) struct Reassembly {
     header: Option<Header>,

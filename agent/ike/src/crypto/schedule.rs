@@ -13,8 +13,9 @@ use crate::wire::{Nonce, Role};
 ///
 /// ```text
 /// SKEYSEED = prf(Ni | Nr, g^ir)                        Skeyseed::initial   §2.14
-/// SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)     Skeyseed::rekey     §2.18
-/// SKEYSEED = prf(SK_d (before), SK(1) | Ni | Nr)       Skeyseed::additional    RFC 9370 §2.2.2
+/// SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr | SK(1) | … SK(n))
+///                                                      Skeyseed::rekey     §2.18, RFC 9370 §2.2.4
+/// SKEYSEED = prf(SK_d (n-1), SK(n) | Ni | Nr)          Skeyseed::additional    RFC 9370 §2.2.2
 ///
 /// {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr}
 ///     = prf+ (SKEYSEED, Ni | Nr | SPIi | SPIr)         Skeyseed::into_ike_keys
@@ -60,22 +61,24 @@ impl Skeyseed {
         nonce_i: &Nonce,
         nonce_r: &Nonce,
     ) -> Self {
-        Self::rekey(provider, before, suite, shared, nonce_i, nonce_r)
+        Self::rekey(provider, before, suite, (shared, &[]), nonce_i, nonce_r)
     }
 
     /// Of an IKE SA made by CREATE_CHILD_SA from one whose SK_d is `old`. The old SA's PRF is used here, the new SA's
-    /// from here on (§2.18); nonces are those of the rekey exchange.
+    /// from here on (§2.18); nonces are those of the rekey exchange. `shared` is its secret and those of the additional key
+    /// exchanges that followed.
     pub fn rekey(
         provider: &Provider,
         old: &SkD,
         suite: IkeSuite,
-        shared: &Secret,
+        shared: (&Secret, &[Secret]),
         nonce_i: &Nonce,
         nonce_r: &Nonce,
     ) -> Self {
-        let seed = old
-            .keyed(provider)
-            .apply(&[shared.expose(), nonce_i.as_bytes(), nonce_r.as_bytes()]);
+        let (first, more) = shared;
+        let mut parts = vec![first.expose(), nonce_i.as_bytes(), nonce_r.as_bytes()];
+        parts.extend(more.iter().map(Secret::expose));
+        let seed = old.keyed(provider).apply(&parts);
         Self {
             seed,
             suite,

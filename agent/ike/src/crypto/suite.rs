@@ -1,6 +1,8 @@
 //! What two ends agreed on.
 
-use crate::config::{ChildProposal, Encryption, IkeProposal, Integrity, Kem, KeyExchange, Prf};
+use crate::config::{
+    AdditionalKeyExchanges, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchange, Prf,
+};
 use crate::types::SaProtocol;
 
 /// The suite of an IKE SA.
@@ -14,8 +16,8 @@ pub struct IkeSuite {
     pub prf: Prf,
     /// How the secret was agreed.
     pub key_exchange: KeyExchange,
-    /// How another secret is agreed on before IKE_AUTH (RFC 9370).
-    pub additional: Option<Kem>,
+    /// How other secrets are agreed on, before IKE_AUTH or after CREATE_CHILD_SA (RFC 9370).
+    pub additional: AdditionalKeyExchanges,
 }
 
 /// The suite of a CHILD SA.
@@ -29,6 +31,8 @@ pub struct ChildSuite {
     pub integrity: Option<Integrity>,
     /// A key exchange of its own, for perfect forward secrecy.
     pub key_exchange: Option<KeyExchange>,
+    /// Additional key exchanges that follow it (RFC 9370).
+    pub additional: AdditionalKeyExchanges,
     /// Extended sequence numbers.
     pub esn: bool,
 }

@@ -8,7 +8,7 @@ use crate::config::{Mode, PeerAuth};
 use crate::crypto::{ChildContext, child_offer};
 use crate::endpoint::Endpoint;
 use crate::output::{CloseReason, Disposition, DropReason, Failure};
-use crate::sa::{Candidate, Initiating, NewSa, Origin, Stage, Standing, auth_id};
+use crate::sa::{Candidate, Initiating, NewSa, Origin, Stage, Standing};
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
     Body, ExchangeType, Flags, Header, Identification, MessageId, Notify, NotifyType, Payload, Payloads,
@@ -32,7 +32,7 @@ impl Endpoint {
             version: Version::V2_0,
             exchange: ExchangeType::IKE_AUTH,
             flags: Flags::request(Role::Initiator),
-            message_id: MessageId(auth_id(candidate.intermediate())),
+            message_id: MessageId(candidate.request_id()),
         };
         candidate.request = candidate
             .keys
@@ -109,7 +109,7 @@ impl Endpoint {
             && header.flags.sender() == Role::Responder
             && header.exchange == ExchangeType::IKE_AUTH
             && matches!(candidate.stage, Stage::Auth(_))
-            && header.message_id == MessageId(auth_id(candidate.intermediate()));
+            && header.message_id == MessageId(candidate.request_id());
         if !expected && matches!(body, Body::Fragment(_)) {
             return Disposition::Dropped(DropReason::Unexpected);
         }
@@ -171,7 +171,7 @@ impl Endpoint {
             version: Version::V2_0,
             exchange: ExchangeType::INFORMATIONAL,
             flags: Flags::request(Role::Initiator),
-            message_id: MessageId(auth_id(candidate.intermediate()) + 1),
+            message_id: MessageId(candidate.request_id() + 1),
         };
         let payloads = [
             Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED)),
@@ -198,7 +198,7 @@ impl Endpoint {
         if let Some(Ok(time)) = believed.map(Notify::announced_lifetime) {
             authentication.believed_for(time);
         }
-        let next_request = auth_id(candidate.intermediate()) + 1;
+        let next_request = candidate.request_id() + 1;
         let Candidate {
             spi_r,
             nonce_r,

@@ -8,7 +8,7 @@ use crate::collision::Verdict;
 use crate::crypto::ChildContext;
 use crate::endpoint::Endpoint;
 use crate::output::{AnswerReason, CloseReason, Disposition, DropReason, Event, Failure};
-use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, PpkUse, SpiOwner, Standing, auth_id};
+use crate::sa::{HalfOpen, HalfOpenOutcome, NewSa, Origin, PpkUse, SpiOwner, Standing};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
@@ -36,11 +36,11 @@ impl Endpoint {
         if !half_open.takes(path, header) {
             return Disposition::Dropped(DropReason::UnknownSpi);
         }
-        // Where an additional key exchange was agreed on there is no way around it.
-        let complete = half_open.suite.additional.is_some() == half_open.passed.is_some();
+        // Where additional key exchanges were agreed on there is no way around them.
+        let complete = half_open.next_additional().is_none();
         let expected = !header.flags.is_response()
             && header.exchange == ExchangeType::IKE_AUTH
-            && header.message_id == MessageId(auth_id(half_open.intermediate()))
+            && header.message_id == MessageId(half_open.expected())
             && complete;
         if !expected && matches!(body, Body::Fragment(_)) {
             return Disposition::Dropped(DropReason::OutsideWindow);
@@ -138,7 +138,7 @@ impl Endpoint {
             version: Version::V2_0,
             exchange: ExchangeType::IKE_AUTH,
             flags: Flags::response(Role::Responder),
-            message_id: MessageId(auth_id(half_open.intermediate())),
+            message_id: MessageId(half_open.expected()),
         };
         let Ok(answer) = half_open
             .keys
@@ -171,7 +171,7 @@ impl Endpoint {
         let boot = payloads
             .notify(NotifyType::IPSECMESH_BOOT_ID)
             .and_then(|n| n.announced_boot().ok());
-        let number = auth_id(half_open.intermediate());
+        let number = half_open.expected();
         let authentication = self.authenticated_now(peer, false);
         let HalfOpen {
             spi_i,

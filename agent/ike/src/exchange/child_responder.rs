@@ -1,6 +1,7 @@
 //! The responder's half of making a CHILD SA, in IKE_AUTH and in CREATE_CHILD_SA (RFC 7296 §1.2, §1.3.1, §1.3.3). The
 //! response leaves when the inbound half stands.
 
+use super::follow_up::{self, Secrets};
 use super::{Exchange, Held, diagnosis};
 use crate::child::{Agreement, Stage, selectors};
 use crate::config::{ChildConfig, Mode, TrafficSelector};
@@ -36,12 +37,71 @@ pub(crate) struct HeldChild {
     exchange: ExchangeType,
     prefix: Vec<Payload>,
     pair: ChildSaId,
+    /// After additional key exchanges they have been told already.
+    terms: Option<Terms>,
+}
+
+/// What a response says of a pair.
+struct Terms {
     chosen: Chosen<ChildSuite>,
     transport: bool,
     nonce: Option<Nonce>,
     key_exchange: Option<KeyExchangeData>,
     ts_i: Vec<TrafficSelector>,
     ts_r: Vec<TrafficSelector>,
+}
+
+impl Terms {
+    fn payloads(self, inbound: EspSpi) -> Vec<Payload> {
+        let mut payloads = Vec::new();
+        if self.transport {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE)));
+        }
+        payloads.push(Payload::SecurityAssociation(
+            self.chosen.response(Spi::Esp(inbound)),
+        ));
+        payloads.extend(self.nonce.map(Payload::Nonce));
+        payloads.extend(self.key_exchange.map(Payload::KeyExchange));
+        payloads.push(Payload::TsInitiator(
+            self.ts_i.into_iter().collect::<TrafficSelectors>(),
+        ));
+        payloads.push(Payload::TsResponder(
+            self.ts_r.into_iter().collect::<TrafficSelectors>(),
+        ));
+        payloads
+    }
+}
+
+/// What is agreed about a pair but its keys.
+struct Agreed {
+    found: Match,
+    suite: ChildSuite,
+    outbound: EspSpi,
+    inbound: EspSpi,
+    shared: Option<Secret>,
+    nonce_i: Nonce,
+    nonce_r: Nonce,
+    rekeys: Option<ChildSaId>,
+}
+
+/// A pair of the peer that waits for additional key exchanges, and what REKEY_SA has named.
+pub(crate) struct PendingChild {
+    agreed: Agreed,
+    named: Option<(SaProtocol, EspSpi)>,
+    /// The newest pair that we had of this child.
+    newest: Option<ChildSaId>,
+}
+
+impl PendingChild {
+    /// Our SPI: the peer knows it.
+    pub(super) fn inbound(&self) -> EspSpi {
+        self.agreed.inbound
+    }
+
+    /// The pair that it is to replace.
+    pub(super) fn replaces(&self) -> Option<ChildSaId> {
+        self.agreed.rekeys
+    }
 }
 
 /// One of our children that a request meets.
@@ -162,51 +222,53 @@ impl Endpoint {
             return Err(refuse(NotifyType::NO_PROPOSAL_CHOSEN));
         }
         let (key_exchange, shared) = self.answer_key_exchange(chosen.suite, payloads)?;
-        let failed = || refuse(NotifyType::TEMPORARY_FAILURE);
-        let keys = self
-            .sas
-            .get(&id)
-            .and_then(|sa| {
-                let (ni, nr) = (request.nonce_i, request.nonce_r);
-                ChildKeymat::derive(self.provider, &sa.d, chosen.suite, shared.as_ref(), ni, nr).ok()
-            })
-            .ok_or_else(failed)?
-            .into_keys(Role::Responder);
-        let inbound = self.draw_esp_spi().ok_or_else(failed)?;
-        let replaces = request.rekeys.or_else(|| self.occupant(id, &matched.config));
-        let (local, remote) = (matched.local.clone(), matched.remote.clone());
-        let pair = self
-            .create_child(Agreement {
-                ike: id,
-                child: matched.config.id,
-                role: Role::Responder,
-                suite: chosen.suite,
-                keys,
-                inbound,
-                outbound,
-                local_selectors: local,
-                remote_selectors: remote,
-                nonces: (request.nonce_i, request.nonce_r),
-                replaces,
-            })
-            .ok_or_else(failed)?;
-        self.note_answered_pair(id, pair, &matched.config, request.rekeys.is_some());
+        let inbound = self
+            .draw_esp_spi()
+            .ok_or_else(|| refuse(NotifyType::TEMPORARY_FAILURE))?;
         let in_create = request.exchange == ExchangeType::CREATE_CHILD_SA;
-        let held = HeldChild {
-            number: request.number,
-            exchange: request.exchange,
-            prefix: request.prefix.to_vec(),
-            pair,
+        let suite = chosen.suite;
+        let terms = Terms {
             chosen,
             transport: matched.config.mode == Mode::Transport,
             nonce: in_create.then(|| request.nonce_r.clone()),
             key_exchange,
-            ts_i: matched.remote,
-            ts_r: matched.local,
+            ts_i: matched.remote.clone(),
+            ts_r: matched.local.clone(),
         };
-        if let Some(sa) = self.sas.get_mut(&id) {
-            sa.held = Some(Held::Child(Box::new(held)));
-            self.held_for.insert(pair, id);
+        let agreed = Agreed {
+            found: matched,
+            suite,
+            outbound,
+            inbound,
+            shared,
+            nonce_i: request.nonce_i.clone(),
+            nonce_r: request.nonce_r.clone(),
+            rekeys: request.rekeys,
+        };
+        if !suite.additional.is_empty() {
+            let agreed_child = agreed.found.config.id;
+            let named = payloads.notify(NotifyType::REKEY_SA);
+            let pending = PendingChild {
+                agreed,
+                named: named.and_then(|notify| notify.child_spi().ok()),
+                newest: self.newest_pair(id, agreed_child),
+            };
+            let mut answer = terms.payloads(inbound);
+            let pending = follow_up::Agreed::Child(Box::new(pending));
+            answer.push(self.await_follow_up(id, suite.additional, pending));
+            self.respond(id, request.exchange, request.number, &answer);
+            return Ok(());
+        }
+        let held = |pair| HeldChild {
+            number: request.number,
+            exchange: request.exchange,
+            prefix: request.prefix.to_vec(),
+            pair,
+            terms: Some(terms),
+        };
+        if self.make_answered_pair(id, agreed, None, held).is_none() {
+            self.reserved.remove(&inbound);
+            return Err(refuse(NotifyType::TEMPORARY_FAILURE));
         }
         Ok(())
     }
@@ -216,6 +278,101 @@ impl Endpoint {
         let peer = self.sas.get(&id).and_then(|sa| self.peers.get(&sa.peer));
         peer.and_then(|peer| peer.slots.get(&child))
             .is_some_and(crate::peer::Slot::has_room)
+    }
+
+    /// All additional key exchanges for a pair of the peer are done; `last` answers the last of them.
+    pub(super) fn finish_child_answer(
+        &mut self,
+        id: IkeSaId,
+        number: u32,
+        pending: PendingChild,
+        secrets: &Secrets,
+        last: Payload,
+    ) -> Result<(), Notify> {
+        let failed = || Notify::new(NotifyType::TEMPORARY_FAILURE);
+        let busy = self.sas.get(&id).is_none_or(|sa| !sa.is_current() || sa.rekeys());
+        if busy || !self.has_room(id, pending.agreed.found.config.id) {
+            return Err(failed());
+        }
+        let newest = self.newest_pair(id, pending.agreed.found.config.id);
+        let overtaken = newest
+            .filter(|_| newest != pending.newest)
+            .and_then(|pair| self.children.get(&pair))
+            .is_some_and(|pair| pair.role == Role::Initiator);
+        if overtaken {
+            // A request of ours that crossed this one is through: its pair stays, whatever the nonces (RFC 7296 §2.25).
+            return Err(failed());
+        }
+        if let Some(old) = pending.replaces() {
+            self.judge_rekey_target(old)
+                .map_err(|kind| match (kind, pending.named) {
+                    (NotifyType::CHILD_SA_NOT_FOUND, Some((protocol, spi))) => {
+                        Notify::child_sa_not_found(protocol, spi)
+                    }
+                    (kind, _) => Notify::new(kind),
+                })?;
+        }
+        let held = |pair| HeldChild {
+            number,
+            exchange: ExchangeType::IKE_FOLLOWUP_KE,
+            prefix: vec![last],
+            pair,
+            terms: None,
+        };
+        self.make_answered_pair(id, pending.agreed, Some(secrets), held)
+            .ok_or_else(failed)
+    }
+
+    /// Makes a pair as the responder; the response leaves when its inbound half stands. `secrets` are those of additional
+    /// key exchanges, in which our SPI has been told.
+    fn make_answered_pair(
+        &mut self,
+        id: IkeSaId,
+        agreed: Agreed,
+        secrets: Option<&Secrets>,
+        held: impl FnOnce(ChildSaId) -> HeldChild,
+    ) -> Option<()> {
+        let Agreed {
+            found,
+            suite,
+            outbound,
+            inbound,
+            shared,
+            nonce_i,
+            nonce_r,
+            rekeys,
+        } = agreed;
+        let more = secrets.map(Secrets::as_slice).unwrap_or_default();
+        let d = &self.sas.get(&id)?.d;
+        let keys =
+            ChildKeymat::derive(self.provider, d, suite, shared.as_ref(), more, &nonce_i, &nonce_r).ok()?;
+        let replaces = rekeys.or_else(|| self.occupant(id, &found.config));
+        let pair = self.create_child(Agreement {
+            ike: id,
+            child: found.config.id,
+            role: Role::Responder,
+            suite,
+            keys: keys.into_keys(Role::Responder),
+            inbound,
+            spi_told: secrets.is_some(),
+            outbound,
+            local_selectors: found.local,
+            remote_selectors: found.remote,
+            nonces: (&nonce_i, &nonce_r),
+            replaces,
+        })?;
+        self.note_answered_pair(id, pair, &found.config, rekeys.is_some());
+        if let Some(sa) = self.sas.get_mut(&id) {
+            sa.held = Some(Held::Child(Box::new(held(pair))));
+            self.held_for.insert(pair, id);
+        }
+        Some(())
+    }
+
+    fn newest_pair(&self, id: IkeSaId, child: ChildId) -> Option<ChildSaId> {
+        let peer = self.sas.get(&id)?.peer;
+        let slot = self.peers.get(&peer)?.slots.get(&child)?;
+        slot.pairs.last().copied()
     }
 
     /// The pair that a new one of the same child replaces although the peer did not say so: it has lost it.
@@ -363,20 +520,7 @@ impl Endpoint {
         let mut payloads = held.prefix;
         let inbound = self.children.get(&pair).map(|child| child.inbound.spi);
         match inbound.filter(|_| stands) {
-            Some(spi) => {
-                if held.transport {
-                    payloads.push(Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE)));
-                }
-                payloads.push(Payload::SecurityAssociation(held.chosen.response(Spi::Esp(spi))));
-                payloads.extend(held.nonce.map(Payload::Nonce));
-                payloads.extend(held.key_exchange.map(Payload::KeyExchange));
-                payloads.push(Payload::TsInitiator(
-                    held.ts_i.into_iter().collect::<TrafficSelectors>(),
-                ));
-                payloads.push(Payload::TsResponder(
-                    held.ts_r.into_iter().collect::<TrafficSelectors>(),
-                ));
-            }
+            Some(spi) => payloads.extend(held.terms.into_iter().flat_map(|terms| terms.payloads(spi))),
             None => payloads.push(Payload::Notify(Notify::new(NotifyType::TEMPORARY_FAILURE))),
         }
         self.respond(holder, held.exchange, held.number, &payloads);

@@ -1,10 +1,13 @@
 //! CREATE_CHILD_SA for CHILD SAs (RFC 7296 §1.3.1, §1.3.3): new ones and rekeys, with and without a key exchange.
 
 use super::Exchange;
+use super::follow_up::{Advance, FollowUp, Secrets};
 use crate::child::{Agreement, Leave, Stage, selectors};
 use crate::collision;
 use crate::config::{ChildConfig, KeyExchange, Mode, TrafficSelector};
-use crate::crypto::{ActiveKeyExchange, ChildContext, ChildKeymat, child_offer, confirm_child};
+use crate::crypto::{
+    ActiveKeyExchange, ChildContext, ChildKeymat, ChildSuite, Secret, child_offer, confirm_child,
+};
 use crate::endpoint::Endpoint;
 use crate::output::{CloseReason, Failure};
 use crate::peer::Negotiation;
@@ -27,8 +30,20 @@ pub(crate) struct Request {
     pub(crate) deleted: Vec<EspSpi>,
     nonce: Nonce,
     key_exchange: Option<Box<dyn ActiveKeyExchange>>,
-    /// INVALID_KE_PAYLOAD has made us begin again.
+    /// What was agreed on, while additional key exchanges are under way.
+    under_way: Option<(Confirmed, FollowUp)>,
+    /// INVALID_KE_PAYLOAD or STATE_NOT_FOUND has made us begin again.
     again: bool,
+}
+
+/// What a response has agreed on.
+pub(crate) struct Confirmed {
+    suite: ChildSuite,
+    outbound: EspSpi,
+    local: Vec<TrafficSelector>,
+    remote: Vec<TrafficSelector>,
+    shared: Option<Secret>,
+    nonce_r: Nonce,
 }
 
 /// What a response is read against.
@@ -50,6 +65,19 @@ pub(crate) struct Settled {
 }
 
 impl Request {
+    fn answered<'a>(&'a self, nonce_r: &'a Nonce) -> AnsweredChild<'a> {
+        let method = self.key_exchange.as_ref().map(|started| started.method().into());
+        AnsweredChild {
+            child: self.child,
+            spi: self.spi,
+            rekeys: self.rekeys,
+            nonce_i: &self.nonce,
+            nonce_r,
+            context: ChildContext::Create(method),
+            key_exchange: self.key_exchange.as_deref(),
+        }
+    }
+
     fn settled(&self) -> Settled {
         Settled {
             child: self.child,
@@ -105,6 +133,12 @@ impl Endpoint {
         }
         let fit = child.stage == Stage::Active && child.ike == Some(id);
         let succeeded = child.successors.iter().any(|next| self.is_usable(*next));
+        let replaced = self.sas.get(&id).is_some_and(|sa| sa.is_being_replaced(pair));
+        if fit && replaced {
+            // The peer is about to.
+            self.rekey_later(pair);
+            return;
+        }
         if fit && !succeeded && self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current) {
             self.request_pair(id, name, Some(pair), None);
         }
@@ -185,6 +219,7 @@ impl Endpoint {
             deleted: Vec::new(),
             nonce,
             key_exchange,
+            under_way: None,
             again,
         };
         self.request(
@@ -195,54 +230,38 @@ impl Endpoint {
         );
     }
 
-    /// The response to a request of ours. Whether a crossing pair of the peer stays is known now.
-    pub(super) fn child_response(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) {
-        self.judge_child_response(id, request, payloads);
+    /// The response to a request of ours. Whether a crossing pair of the peer stays is known with the last one.
+    pub(super) fn child_response(&mut self, id: IkeSaId, mut request: Box<Request>, payloads: &Payloads) {
+        let Some(standing) = self.sas.get(&id).map(|sa| sa.standing) else {
+            return;
+        };
+        if standing == Standing::Current {
+            let answer = self.read_answer(id, &mut request, payloads);
+            if let Some((_, follow_up)) = &request.under_way {
+                let payloads = follow_up.payloads();
+                let exchange = Exchange::CreateChild(request);
+                self.request(id, ExchangeType::IKE_FOLLOWUP_KE, &payloads, exchange);
+                return;
+            }
+            if let Some(answer) = answer {
+                self.judge_child_answer(id, &request, answer);
+            }
+        } else {
+            // Whatever it says goes with the IKE SA.
+            self.reserved.remove(&request.spi);
+            if !matches!(standing, Standing::Closing(_)) && request.rekeys.is_none() {
+                self.negotiated(id, request.child);
+                if let Some(peer) = self.sas.get(&id).map(|sa| sa.peer) {
+                    self.drive_peer(peer);
+                }
+            }
+        }
         if let Some(crossed) = request.crossed.filter(|_| request.crossed_stands) {
             self.install_on_sign(crossed);
         }
     }
 
-    fn judge_child_response(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) {
-        let Some((peer, standing)) = self.sas.get(&id).map(|sa| (sa.peer, sa.standing)) else {
-            return;
-        };
-        if standing != Standing::Current {
-            // Whatever it says goes with the IKE SA.
-            self.reserved.remove(&request.spi);
-            if !matches!(standing, Standing::Closing(_)) && request.rekeys.is_none() {
-                self.negotiated(id, request.child);
-                self.drive_peer(peer);
-            }
-            return;
-        }
-        let nonce_r = payloads.nonce().cloned();
-        let answer = match (&nonce_r, payloads.error_notify()) {
-            (_, Some(error)) => {
-                let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
-                Answer::Refused(error.kind, wanted)
-            }
-            (Some(_), None) if request.deleted.iter().any(|spi| answers_with(payloads, *spi)) => {
-                Answer::Refused(NotifyType::TEMPORARY_FAILURE, None)
-            }
-            (Some(nonce_r), None) => {
-                let context = request
-                    .key_exchange
-                    .as_ref()
-                    .map(|started| started.method().into());
-                let answered = AnsweredChild {
-                    child: request.child,
-                    spi: request.spi,
-                    rekeys: request.rekeys,
-                    nonce_i: &request.nonce,
-                    nonce_r,
-                    context: ChildContext::Create(context),
-                    key_exchange: request.key_exchange.as_deref(),
-                };
-                self.read_child_answer(id, &answered, payloads)
-            }
-            _ => Answer::Silent,
-        };
+    fn judge_child_answer(&mut self, id: IkeSaId, request: &Request, answer: Answer) {
         self.reserved.remove(&request.spi);
         if let Answer::Agreed(pair) = answer
             && let Some(crossed) = request.crossed
@@ -265,7 +284,15 @@ impl Endpoint {
             self.retire(pair, Leave::Delete, CloseReason::Redundant);
             return;
         }
-        if let Answer::Refused(NotifyType::INVALID_KE_PAYLOAD, Some(method)) = answer
+        let again = match answer {
+            Answer::Refused(NotifyType::INVALID_KE_PAYLOAD, method) => method,
+            // The peer has forgotten what we speak of (RFC 9370 §2.2.4).
+            Answer::Refused(NotifyType::STATE_NOT_FOUND, _) => {
+                request.key_exchange.as_ref().map(|started| started.method())
+            }
+            Answer::Agreed(_) | Answer::Refused(..) | Answer::Silent | Answer::Unacceptable(..) => None,
+        };
+        if let Some(method) = again
             && !request.again
             && self.proposes(id, request.child, method)
         {
@@ -273,6 +300,55 @@ impl Endpoint {
             return;
         }
         self.settle_child_answer(id, &request.settled(), answer);
+    }
+
+    /// What the response says. `None` while additional key exchanges are left: the next is in the request.
+    fn read_answer(&mut self, id: IkeSaId, request: &mut Request, payloads: &Payloads) -> Option<Answer> {
+        let unacceptable = |detail: &str| Some(Answer::Unacceptable(Failure::Protocol, detail.to_owned()));
+        let (confirmed, secrets) = match request.under_way.take() {
+            Some((confirmed, follow_up)) => match follow_up.advance(self.provider, payloads) {
+                Advance::Done(secrets) => (confirmed, secrets),
+                Advance::More(follow_up) => {
+                    request.under_way = Some((confirmed, follow_up));
+                    return None;
+                }
+                Advance::Refused(kind) => return Some(Answer::Refused(kind, None)),
+                Advance::Unacceptable(detail) => return unacceptable(detail),
+            },
+            None => {
+                if let Some(error) = payloads.error_notify() {
+                    let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
+                    return Some(Answer::Refused(error.kind, wanted));
+                }
+                let (Some(nonce_r), Some(_)) = (payloads.nonce(), payloads.security_association()) else {
+                    return Some(Answer::Silent);
+                };
+                if request.deleted.iter().any(|spi| answers_with(payloads, *spi)) {
+                    return Some(Answer::Refused(NotifyType::TEMPORARY_FAILURE, None));
+                }
+                let confirmed = match self.confirm_child_answer(id, &request.answered(nonce_r), payloads) {
+                    Ok(confirmed) => confirmed,
+                    Err((failure, detail)) => return Some(Answer::Unacceptable(failure, detail)),
+                };
+                match FollowUp::begin(self.provider, confirmed.suite.additional, payloads) {
+                    Ok(None) => (confirmed, Secrets::default()),
+                    Ok(Some(follow_up)) => {
+                        request.under_way = Some((confirmed, follow_up));
+                        return None;
+                    }
+                    Err(detail) => return unacceptable(detail),
+                }
+            }
+        };
+        if request.deleted.contains(&confirmed.outbound) {
+            return Some(Answer::Refused(NotifyType::TEMPORARY_FAILURE, None));
+        }
+        let nonce_r = confirmed.nonce_r.clone();
+        let made = self.make_pair(id, &request.answered(&nonce_r), confirmed, secrets.as_slice());
+        Some(match made {
+            Ok(pair) => Answer::Agreed(pair),
+            Err((failure, detail)) => Answer::Unacceptable(failure, detail),
+        })
     }
 
     /// Whether our new pair lost against the one that the peer's crossing request has made. The loser's creator
@@ -321,18 +397,22 @@ impl Endpoint {
         if payloads.security_association().is_none() {
             return Answer::Silent;
         }
-        match self.accept_child_answer(id, answered, payloads) {
+        let made = self
+            .confirm_child_answer(id, answered, payloads)
+            .and_then(|confirmed| self.make_pair(id, answered, confirmed, &[]));
+        match made {
             Ok(pair) => Answer::Agreed(pair),
             Err((failure, detail)) => Answer::Unacceptable(failure, detail),
         }
     }
 
-    fn accept_child_answer(
-        &mut self,
+    /// What a response agrees to, where that can be accepted.
+    fn confirm_child_answer(
+        &self,
         id: IkeSaId,
         answered: &AnsweredChild<'_>,
         payloads: &Payloads,
-    ) -> Result<ChildSaId, (Failure, String)> {
+    ) -> Result<Confirmed, (Failure, String)> {
         let protocol = |detail: &str| (Failure::Protocol, detail.to_owned());
         let gone = || protocol("the child is not configured any more");
         let sa = self.sas.get(&id).ok_or_else(gone)?;
@@ -375,9 +455,41 @@ impl Endpoint {
                 return Err(protocol("the response chose a key exchange that was not offered"));
             }
         };
-        let (ni, nr) = (answered.nonce_i, answered.nonce_r);
-        let keys = ChildKeymat::derive(self.provider, &sa.d, suite, shared.as_ref(), ni, nr)
-            .map_err(|error| protocol(&error.to_string()))?
+        Ok(Confirmed {
+            suite,
+            outbound,
+            local,
+            remote,
+            shared,
+            nonce_r: answered.nonce_r.clone(),
+        })
+    }
+
+    /// Makes the pair; `more` are the secrets of additional key exchanges.
+    fn make_pair(
+        &mut self,
+        id: IkeSaId,
+        answered: &AnsweredChild<'_>,
+        confirmed: Confirmed,
+        more: &[Secret],
+    ) -> Result<ChildSaId, (Failure, String)> {
+        let gone = || {
+            let detail = "the child is not configured any more".to_owned();
+            (Failure::Protocol, detail)
+        };
+        let sa = self.sas.get(&id).ok_or_else(gone)?;
+        let peer = self.peers.get(&sa.peer).ok_or_else(gone)?;
+        let Confirmed {
+            suite,
+            outbound,
+            local,
+            remote,
+            shared,
+            nonce_r,
+        } = confirmed;
+        let (ni, nr) = (answered.nonce_i, &nonce_r);
+        let keys = ChildKeymat::derive(self.provider, &sa.d, suite, shared.as_ref(), more, ni, nr)
+            .map_err(|error| (Failure::Protocol, error.to_string()))?
             .into_keys(Role::Initiator);
         let slot = peer.slots.get(&answered.child);
         let replaces = answered
@@ -391,6 +503,7 @@ impl Endpoint {
             suite,
             keys,
             inbound: answered.spi,
+            spi_told: true,
             outbound,
             local_selectors: local,
             remote_selectors: remote,

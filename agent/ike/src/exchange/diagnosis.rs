@@ -45,6 +45,12 @@ pub(super) fn no_common(theirs: &SecurityAssociation, ours: &SecurityAssociation
         (TransformType::PRF, "PRF"),
         (TransformType::KE, "key exchange"),
         (TransformType::ADDKE1, "additional key exchange"),
+        (TransformType::ADDKE2, "second additional key exchange"),
+        (TransformType::ADDKE3, "third additional key exchange"),
+        (TransformType::ADDKE4, "fourth additional key exchange"),
+        (TransformType::ADDKE5, "fifth additional key exchange"),
+        (TransformType::ADDKE6, "sixth additional key exchange"),
+        (TransformType::ADDKE7, "seventh additional key exchange"),
         (TransformType::ESN, "extended sequence numbers"),
     ];
     for (kind, name) in kinds {
@@ -123,7 +129,9 @@ fn selector(one: &TrafficSelector) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ChildProposal, IkeProposal, Kem, KeyExchange};
+    use crate::config::{
+        AdditionalKeyExchange, AdditionalKeyExchanges, ChildProposal, IkeProposal, Kem, KeyExchange,
+    };
     use crate::crypto::{ChildContext, child_offer, ike_offer};
     use crate::types::SaProtocol;
     use crate::wire::Spi;
@@ -134,7 +142,7 @@ mod tests {
             integrity: Vec::new(),
             prf: vec![Prf::HmacSha384],
             key_exchange: vec![KeyExchange::X25519],
-            additional: Vec::new(),
+            additional: AdditionalKeyExchanges::NONE,
         };
         change(&mut proposal);
         ike_offer(&[proposal], &Spi::Absent)
@@ -143,6 +151,8 @@ mod tests {
     #[test]
     fn the_kind_without_a_common_algorithm_is_named() {
         let ours = ike(|_| {});
+        let methods = [Kem::MlKem768, Kem::MlKem1024].map(AdditionalKeyExchange::Kem);
+        let list = |methods: &[_]| AdditionalKeyExchanges::new(methods).unwrap_or_default();
         for (theirs, says) in [
             (
                 ike(|p| p.encryption = vec![Encryption::AesGcm16Key128]),
@@ -157,12 +167,19 @@ mod tests {
                 "key exchange: the peer offers ECP_256, expected is X25519",
             ),
             (
-                ike(|p| p.additional = vec![Kem::MlKem768]),
+                ike(|p| p.additional = list(&methods[..1])),
                 "additional key exchange: the peer offers ML_KEM_768, expected is none",
             ),
         ] {
             assert_eq!(no_common(&theirs, &ours), says);
         }
+        assert_eq!(
+            no_common(
+                &ike(|p| p.additional = list(&methods)),
+                &ike(|p| p.additional = list(&methods[..1]))
+            ),
+            "second additional key exchange: the peer offers ML_KEM_1024, expected is none"
+        );
         let child = |protocol, integrity| {
             let encryption = vec![Encryption::AesGcm16Key256];
             let proposal = ChildProposal {
@@ -174,6 +191,7 @@ mod tests {
                 },
                 integrity,
                 key_exchange: Vec::new(),
+                additional: AdditionalKeyExchanges::NONE,
             };
             child_offer(&[proposal], true, ChildContext::Auth, &Spi::Absent)
         };

@@ -252,7 +252,7 @@ impl Endpoint {
         };
         let nat = detected.forced_by(encapsulation);
         let offer = offer.request.clone();
-        if suite.additional.is_some() {
+        if !suite.additional.is_empty() {
             payloads.notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)?;
         }
         let candidate = Candidate {
@@ -272,10 +272,7 @@ impl Endpoint {
             stage: Stage::Auth(None),
             ppk: agreed_ppk,
         };
-        match suite.additional {
-            Some(kem) => self.send_intermediate(id, candidate, kem),
-            None => self.send_auth(id, candidate),
-        }
+        self.send_next(id, candidate)
     }
 
     /// The candidate that a sealed message comes from.

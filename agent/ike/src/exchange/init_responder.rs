@@ -275,7 +275,7 @@ impl Endpoint {
         let mut payloads: Vec<Payload> = self.offers_fragments().into_iter().collect();
         let childless = Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED);
         payloads.push(Payload::Notify(childless));
-        payloads.extend(suite.additional.map(|_| intermediate::supported()));
+        payloads.extend((!suite.additional.is_empty()).then(intermediate::supported));
         if *auth == PeerAuth::Certificate {
             payloads.push(self.certificate_request(peer));
             let hashes = Notify::hash_algorithms(&SignatureAlgorithm::HASHES);

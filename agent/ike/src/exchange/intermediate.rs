@@ -1,7 +1,7 @@
-//! IKE_INTERMEDIATE (RFC 9242) with one additional key exchange (RFC 9370): a secret of a key encapsulation mechanism is
-//! mixed into all keys before anybody authenticates, so that who records traffic today needs to break both.
+//! IKE_INTERMEDIATE (RFC 9242) with additional key exchanges (RFC 9370): their secrets are mixed into all keys before
+//! anybody authenticates, so that who records traffic today needs to break every one of them.
 
-use crate::config::Kem;
+use crate::config::AdditionalKeyExchange;
 use crate::crypto::{IkeKeys, Intermediate, Opened, Skeyseed, unsealed};
 use crate::endpoint::Endpoint;
 use crate::output::{AnswerReason, Disposition, DropReason, Failure};
@@ -9,53 +9,67 @@ use crate::sa::{Candidate, HalfOpen, HalfOpenOutcome, Passed, Stage};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, Path};
 use crate::wire::{
-    Body, ExchangeType, Flags, Header, KeyExchangeData, MessageId, Notify, NotifyType, Payload, Role, Version,
+    Body, ExchangeType, Flags, Header, KeyExchangeData, MessageId, Notify, NotifyType, Payload, Payloads,
+    Role, Version,
 };
-
-/// The one IKE_INTERMEDIATE exchange follows IKE_SA_INIT.
-const ID: MessageId = MessageId(1);
 
 /// What IKE_SA_INIT says about these exchanges (RFC 9242 §3.1).
 pub(super) fn supported() -> Payload {
     Payload::Notify(Notify::new(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED))
 }
 
-fn key_payload(kem: Kem, data: &[u8]) -> Payload {
+/// The KE payload of an additional key exchange.
+pub(super) fn key_payload(method: AdditionalKeyExchange, data: &[u8]) -> Payload {
     Payload::KeyExchange(KeyExchangeData {
-        method: kem.into(),
+        method: method.into(),
         data: data.to_vec(),
     })
 }
 
-/// The KE payload of this mechanism.
-fn key_data(opened: &Opened, kem: Kem) -> Option<&[u8]> {
-    let ke = opened.payloads.as_ref().ok()?.key_exchange()?;
-    (ke.method == kem.into()).then_some(ke.data.as_slice())
+/// What the KE payload of this method says.
+pub(super) fn key_data(payloads: &Payloads, method: AdditionalKeyExchange) -> Option<&[u8]> {
+    let ke = payloads.key_exchange()?;
+    (ke.method == method.into()).then_some(ke.data.as_slice())
 }
 
 impl Endpoint {
-    /// Sends our half of the additional key exchange to one candidate.
-    pub(super) fn send_intermediate(
+    /// Sends one candidate what comes next: our half of an additional key exchange, or IKE_AUTH.
+    pub(super) fn send_next(&mut self, id: IkeSaId, candidate: Candidate) -> Option<()> {
+        let done = Intermediate::done(candidate.intermediate());
+        match candidate.suite.additional.after(done) {
+            Some(method) => self.send_intermediate(id, candidate, method),
+            None => self.send_auth(id, candidate),
+        }
+    }
+
+    fn send_intermediate(
         &mut self,
         id: IkeSaId,
         mut candidate: Candidate,
-        kem: Kem,
+        method: AdditionalKeyExchange,
     ) -> Option<()> {
         let attempt = self.initiating.get_mut(&id)?;
-        let started = self.provider.kem.generate(kem, self.provider.random).ok()?;
+        let started = self.provider.start_additional(method).ok()?;
         let header = Header {
             initiator_spi: attempt.spi,
             responder_spi: Some(candidate.spi_r),
             version: Version::V2_0,
             exchange: ExchangeType::IKE_INTERMEDIATE,
             flags: Flags::request(Role::Initiator),
-            message_id: ID,
+            message_id: MessageId(candidate.request_id()),
         };
-        let payloads = [key_payload(kem, started.public_key())];
+        let payloads = [key_payload(method, started.public_value())];
         let covered = unsealed(&header, &payloads)?;
         let sealer = &mut candidate.keys.sealer;
         candidate.request = sealer.seal_message(self.provider, &header, &payloads).ok()?;
-        candidate.stage = Stage::Intermediate(started, covered);
+        let before = match candidate.stage {
+            Stage::Auth(done) | Stage::Intermediate { before: done, .. } => done,
+        };
+        candidate.stage = Stage::Intermediate {
+            started,
+            covered,
+            before,
+        };
         let (path, datagrams) = (candidate.path, candidate.request.clone());
         attempt.candidates.push(candidate);
         attempt.attempts = 1;
@@ -81,8 +95,8 @@ impl Endpoint {
         };
         let expected = header.flags.is_response()
             && header.flags.sender() == Role::Responder
-            && header.message_id == ID
-            && matches!(candidate.stage, Stage::Intermediate(..));
+            && header.message_id == MessageId(candidate.request_id())
+            && matches!(candidate.stage, Stage::Intermediate { .. });
         if !expected {
             return Disposition::Dropped(DropReason::Unexpected);
         }
@@ -93,7 +107,7 @@ impl Endpoint {
         };
         if let Some(mut candidate) = self.take_candidate(id, header) {
             match self.mix_in_response(id, &mut candidate, &opened) {
-                Some(()) => drop(self.send_auth(id, candidate)),
+                Some(()) => drop(self.send_next(id, candidate)),
                 None => self.refused(id, Failure::Protocol, told(&opened)),
             }
         }
@@ -103,12 +117,18 @@ impl Endpoint {
     /// The initiator's keys after the response.
     fn mix_in_response(&self, id: IkeSaId, candidate: &mut Candidate, opened: &Opened) -> Option<()> {
         let attempt = self.initiating.get(&id)?;
-        let Stage::Intermediate(started, request) = &candidate.stage else {
+        let Stage::Intermediate {
+            started,
+            covered,
+            before,
+        } = &candidate.stage
+        else {
             return None;
         };
-        let shared = started.decapsulate(key_data(opened, started.kem())?).ok()?;
-        let response = opened.intermediate.as_ref()?;
-        let intermediate = Intermediate::new(self.provider, &candidate.keys.auth, request, response);
+        let payloads = opened.payloads.as_ref().ok()?;
+        let shared = started.complete(key_data(payloads, started.method())?).ok()?;
+        let (keys, response) = (&candidate.keys.auth, opened.intermediate.as_ref()?);
+        let intermediate = Intermediate::new(self.provider, keys, before.as_ref(), covered, response);
         let mut keys = Skeyseed::additional(
             self.provider,
             &candidate.keys.d,
@@ -139,13 +159,13 @@ impl Endpoint {
             return Disposition::Dropped(DropReason::UnknownSpi);
         };
         let waiting = matches!(half_open.outcome, HalfOpenOutcome::Waiting);
-        let (Some(kem), true) = (half_open.suite.additional, waiting) else {
-            return Disposition::Dropped(DropReason::OutsideWindow);
-        };
-        if header.flags.is_response() || header.message_id != ID {
+        if header.flags.is_response() || !waiting {
             return Disposition::Dropped(DropReason::OutsideWindow);
         }
-        if let Some(passed) = &mut half_open.passed {
+        let (number, expected) = (header.message_id.0, half_open.expected());
+        if let Some(passed) = &mut half_open.passed
+            && Some(number) == expected.checked_sub(1)
+        {
             let again = match body {
                 Body::Fragment(fragment) => passed
                     .opener
@@ -165,12 +185,15 @@ impl Endpoint {
                 Err(_) => Disposition::Dropped(DropReason::BadIntegrity),
             };
         }
+        let Some(method) = half_open.next_additional().filter(|_| number == expected) else {
+            return Disposition::Dropped(DropReason::OutsideWindow);
+        };
         let opened = match half_open.keys.opener.open_message(provider, datagram, body) {
             Ok(Some(opened)) => opened.into_inner(),
             Ok(None) => return Disposition::Accepted,
             Err(_) => return Disposition::Dropped(DropReason::BadIntegrity),
         };
-        if let Some(response) = self.mix_in_request(id, kem, &opened) {
+        if let Some(response) = self.mix_in_request(id, method, &opened) {
             self.transmit_all(path, &response);
         } else {
             self.refuse_intermediate(id, path);
@@ -179,16 +202,22 @@ impl Endpoint {
     }
 
     /// The responder's keys after the request; its response.
-    fn mix_in_request(&mut self, id: IkeSaId, kem: Kem, opened: &Opened) -> Option<Vec<Vec<u8>>> {
+    fn mix_in_request(
+        &mut self,
+        id: IkeSaId,
+        method: AdditionalKeyExchange,
+        opened: &Opened,
+    ) -> Option<Vec<Vec<u8>>> {
         let provider = self.provider;
         let half_open = self.half_open.get_mut(id)?;
-        let public_key = key_data(opened, kem)?;
-        let (ciphertext, shared) = provider.kem.encapsulate(kem, public_key, provider.random).ok()?;
+        let theirs = key_data(opened.payloads.as_ref().ok()?, method)?;
+        let (ours, shared) = provider.answer_additional(method, theirs).ok()?;
         let header = response_header(half_open);
-        let payloads = [key_payload(kem, &ciphertext)];
+        let payloads = [key_payload(method, &ours)];
         let covered = unsealed(&header, &payloads)?;
         let request = opened.intermediate.as_ref()?;
-        let intermediate = Intermediate::new(provider, &half_open.keys.auth, request, &covered);
+        let (keys, before) = (&half_open.keys.auth, half_open.intermediate());
+        let intermediate = Intermediate::new(provider, keys, before, request, &covered);
         let mut keys: IkeKeys = Skeyseed::additional(
             provider,
             &half_open.keys.d,
@@ -236,7 +265,7 @@ fn response_header(half_open: &HalfOpen) -> Header {
         version: Version::V2_0,
         exchange: ExchangeType::IKE_INTERMEDIATE,
         flags: Flags::response(Role::Responder),
-        message_id: ID,
+        message_id: MessageId(half_open.expected()),
     }
 }
 

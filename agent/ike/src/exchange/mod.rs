@@ -6,6 +6,7 @@ mod child_outcome;
 pub(crate) mod child_responder;
 pub(crate) mod create_child;
 mod diagnosis;
+pub(crate) mod follow_up;
 pub(crate) mod informational;
 pub(crate) mod init_initiator;
 pub(crate) mod init_responder;
@@ -107,6 +108,11 @@ impl IkeSa {
             })
     }
 
+    /// Whether a rekey of this IKE SA by the peer has to wait (RFC 7296 §2.25.2).
+    pub(super) fn defers_rekey(&self) -> bool {
+        !self.is_current() || self.changes_children() || self.held.is_some() || !self.installing.is_empty()
+    }
+
     /// Whether the peer has deleted the SA, and the answer waits for the data plane.
     pub(crate) fn ends(&self) -> bool {
         matches!(&self.held, Some(Held::Delete(held)) if held.ends_sa())
@@ -192,16 +198,18 @@ impl Endpoint {
 
     /// Whether a task may begin now. An empty message says that our inbound halves stand, so it waits for them, and so
     /// does the DELETE of a pair for newer ones of the same child; a rekey of the IKE SA waits for all that is about to
-    /// change its children.
+    /// change its children, and they wait for the peer's rekey to end.
     fn may_begin(&self, sa: &IkeSa, task: &Task) -> bool {
         match task {
             Task::Confirm(_) | Task::Liveness => sa.installing.is_empty(),
-            Task::RekeyIke => sa.held.is_none() && sa.installing.is_empty(),
-            Task::DeleteChild(pair) => !sa
-                .installing
-                .iter()
-                .any(|other| other > pair && self.child_of(*other) == self.child_of(*pair)),
-            Task::CreateChild(_) | Task::DeleteIke | Task::DeleteUnused(..) | Task::RekeyChild(_) => true,
+            Task::RekeyIke => sa.held.is_none() && sa.installing.is_empty() && sa.pending.is_empty(),
+            Task::DeleteChild(pair) => {
+                let mut installing = sa.installing.iter();
+                !sa.is_being_rekeyed()
+                    && !installing.any(|other| other > pair && self.child_of(*other) == self.child_of(*pair))
+            }
+            Task::CreateChild(_) | Task::RekeyChild(_) => !sa.is_being_rekeyed(),
+            Task::DeleteIke | Task::DeleteUnused(..) => true,
         }
     }
 

@@ -176,6 +176,7 @@ impl Endpoint {
     fn receive_request(&mut self, id: IkeSaId, kind: ExchangeType, number: u32, payloads: &Payloads) {
         match kind {
             ExchangeType::CREATE_CHILD_SA => self.receive_create_child(id, number, payloads),
+            ExchangeType::IKE_FOLLOWUP_KE => self.receive_follow_up(id, number, payloads),
             ExchangeType::INFORMATIONAL => self.receive_informational(id, number, payloads),
             _ => {
                 let refused = Payload::Notify(Notify::new(NotifyType::INVALID_SYNTAX));
@@ -196,11 +197,11 @@ impl Endpoint {
         }
         match in_flight.exchange {
             Exchange::Confirm(replaced) => self.confirmed(id, replaced),
-            Exchange::CreateChild(request) => self.child_response(id, &request, &payloads),
+            Exchange::CreateChild(request) => self.child_response(id, request, &payloads),
             Exchange::DeleteChild(child) => self.child_deleted(child),
             Exchange::DeleteIke => self.ike_deleted(id),
             Exchange::DeleteUnused | Exchange::Liveness => {}
-            Exchange::RekeyIke(request) => self.ike_rekey_response(id, &request, &payloads),
+            Exchange::RekeyIke(request) => self.ike_rekey_response(id, request, &payloads),
         }
         self.pump(id);
     }

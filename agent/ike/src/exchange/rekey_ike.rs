@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use super::Exchange;
+use super::follow_up::{Advance, Agreed, FollowUp, Secrets};
 use crate::collision;
 use crate::config::{IkeProposal, KeyExchange};
-use crate::crypto::{
-    ActiveKeyExchange, IkeSuite, Secret, Skeyseed, confirm_ike, ike_offer, select_ike, without_additional,
-};
+use crate::crypto::{ActiveKeyExchange, IkeSuite, Secret, Skeyseed, confirm_ike, ike_offer, select_ike};
 use crate::endpoint::Endpoint;
 use crate::exchange::Task;
 use crate::output::{CloseReason, Event, Failure};
@@ -29,18 +28,32 @@ pub(crate) struct Request {
     key_exchange: Box<dyn ActiveKeyExchange>,
     /// The SA that a crossing request of the peer has made.
     pub(crate) crossed: Option<IkeSaId>,
+    /// What was agreed on, while additional key exchanges are under way.
+    under_way: Option<(Heir, FollowUp)>,
     again: bool,
 }
 
-/// One end's contribution and what both agreed on.
-struct Agreed<'a> {
+/// What both ends agreed on in CREATE_CHILD_SA.
+struct Heir {
     suite: IkeSuite,
     shared: Secret,
     spi_i: IkeSpi,
     spi_r: IkeSpi,
-    nonce_i: &'a Nonce,
-    nonce_r: &'a Nonce,
+    nonce_i: Nonce,
+    nonce_r: Nonce,
     role: Role,
+}
+
+/// A rekey of the peer that waits for additional key exchanges.
+pub(crate) struct PendingIke(Heir);
+
+/// What a response to a request of ours leads to.
+enum Answer {
+    /// A new SA.
+    Agreed(IkeSaId),
+    /// Another request.
+    More,
+    Refused(NotifyType, Option<KeyExchange>),
 }
 
 impl Endpoint {
@@ -74,7 +87,7 @@ impl Endpoint {
         let Some(peer) = self.sas.get(&id).and_then(|sa| self.peers.get(&sa.peer)) else {
             return;
         };
-        let proposals = without_additional(&peer.config.ike_proposals);
+        let proposals = peer.config.ike_proposals.clone();
         let key_exchange = self.provider.key_exchange.start(method, self.provider.random);
         let (Some(spi), Some(nonce), Ok(key_exchange)) =
             (self.draw_ike_spi(), self.draw_nonce(), key_exchange)
@@ -96,6 +109,7 @@ impl Endpoint {
             proposals,
             key_exchange,
             crossed: None,
+            under_way: None,
             again,
         };
         self.request(
@@ -107,17 +121,19 @@ impl Endpoint {
     }
 
     /// The response to our rekey.
-    pub(super) fn ike_rekey_response(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) {
-        if let Some(error) = payloads.error_notify() {
-            let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
-            self.ike_rekey_refused(id, request, error.kind, wanted);
-            return;
-        }
-        let new = self.accept_ike_rekey(id, request, payloads);
-        let Some(new) = new else {
-            self.ike_rekey_refused(id, request, NotifyType::INVALID_SYNTAX, None);
-            return;
+    pub(super) fn ike_rekey_response(&mut self, id: IkeSaId, mut request: Box<Request>, payloads: &Payloads) {
+        let new = match self.read_ike_rekey(id, &mut request, payloads) {
+            Answer::Agreed(new) => new,
+            Answer::More => {
+                self.follow_up_ike_rekey(id, request);
+                return;
+            }
+            Answer::Refused(kind, wanted) => {
+                self.ike_rekey_refused(id, &request, kind, wanted);
+                return;
+            }
         };
+        let request = &*request;
         let replaced = self.sas.get(&id).map(|sa| sa.standing) == Some(Standing::Replaced);
         if replaced && request.crossed.is_none() {
             self.hand_over(id, new);
@@ -157,28 +173,58 @@ impl Endpoint {
         })
     }
 
-    fn accept_ike_rekey(&mut self, id: IkeSaId, request: &Request, payloads: &Payloads) -> Option<IkeSaId> {
-        let (suite, spi) = confirm_ike(&request.proposals, payloads.security_association()?).ok()?;
-        let Spi::Ike(spi_r) = spi else { return None };
-        let ke = payloads.key_exchange()?;
-        let method = request.key_exchange.method();
-        if suite.key_exchange != method || ke.method != method.into() {
-            return None;
-        }
-        let shared = request.key_exchange.complete(&ke.data).ok()?;
-        let nonce_r = payloads.nonce()?;
-        self.make_heir(
-            id,
-            Agreed {
-                suite,
-                shared,
-                spi_i: request.spi,
-                spi_r,
-                nonce_i: &request.nonce,
-                nonce_r,
-                role: Role::Initiator,
+    fn read_ike_rekey(&mut self, id: IkeSaId, request: &mut Request, payloads: &Payloads) -> Answer {
+        let syntax = Answer::Refused(NotifyType::INVALID_SYNTAX, None);
+        let (heir, secrets) = match request.under_way.take() {
+            Some((heir, follow_up)) => match follow_up.advance(self.provider, payloads) {
+                Advance::Done(secrets) => (heir, secrets),
+                Advance::More(follow_up) => {
+                    request.under_way = Some((heir, follow_up));
+                    return Answer::More;
+                }
+                Advance::Refused(kind) => return Answer::Refused(kind, None),
+                Advance::Unacceptable(_) => return syntax,
             },
-        )
+            None => {
+                if let Some(error) = payloads.error_notify() {
+                    let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
+                    return Answer::Refused(error.kind, wanted);
+                }
+                let Some(heir) = confirm_ike_rekey(request, payloads) else {
+                    return syntax;
+                };
+                match FollowUp::begin(self.provider, heir.suite.additional, payloads) {
+                    Ok(None) => (heir, Secrets::default()),
+                    Ok(Some(follow_up)) => {
+                        request.under_way = Some((heir, follow_up));
+                        return Answer::More;
+                    }
+                    Err(_) => return syntax,
+                }
+            }
+        };
+        match self.make_heir(id, &heir, &secrets) {
+            Some(new) => Answer::Agreed(new),
+            None => syntax,
+        }
+    }
+
+    /// The next additional key exchange of our rekey.
+    fn follow_up_ike_rekey(&mut self, id: IkeSaId, request: Box<Request>) {
+        let current = self.sas.get(&id).is_some_and(crate::sa::IkeSa::is_current);
+        match &request.under_way {
+            Some((_, follow_up)) if current => {
+                let payloads = follow_up.payloads();
+                let exchange = Exchange::RekeyIke(request);
+                self.request(id, ExchangeType::IKE_FOLLOWUP_KE, &payloads, exchange);
+            }
+            // The old SA is on its way out, and so is its heir.
+            _ => {
+                if let Some(heir) = request.crossed {
+                    self.close_with_delete(heir, CloseReason::Redundant);
+                }
+            }
+        }
     }
 
     fn ike_rekey_refused(
@@ -204,7 +250,13 @@ impl Endpoint {
                     .any(|p| p.key_exchange.contains(wanted))
             })
         });
-        if let (NotifyType::INVALID_KE_PAYLOAD, Some(method), false) = (kind, proposed, request.again) {
+        let again = match kind {
+            NotifyType::INVALID_KE_PAYLOAD => proposed,
+            // The peer has forgotten what we speak of (RFC 9370 §2.2.4).
+            NotifyType::STATE_NOT_FOUND => Some(request.key_exchange.method()),
+            _ => None,
+        };
+        if let (Some(method), false) = (again, request.again) {
             self.send_ike_rekey(id, method, true);
             return;
         }
@@ -240,12 +292,7 @@ impl Endpoint {
     pub(super) fn receive_ike_rekey(&mut self, id: IkeSaId, number: u32, payloads: &Payloads) {
         let Some(sa) = self.sas.get(&id) else { return };
         let room = self.peers.get(&sa.peer).is_some_and(crate::peer::Peer::has_room);
-        let busy = !room
-            || !sa.is_current()
-            || sa.changes_children()
-            || sa.held.is_some()
-            || !sa.installing.is_empty();
-        let answer = if busy {
+        let answer = if !room || sa.defers_rekey() {
             Err(Notify::new(NotifyType::TEMPORARY_FAILURE))
         } else {
             self.answer_ike_rekey(id, payloads)
@@ -253,17 +300,36 @@ impl Endpoint {
         match answer {
             Ok((new, payloads)) => {
                 self.respond(id, ExchangeType::CREATE_CHILD_SA, number, &payloads);
-                self.note_peers_heir(id, new);
+                if let Some(new) = new {
+                    self.note_peers_heir(id, new);
+                }
             }
             Err(notify) => {
-                self.respond(
-                    id,
-                    ExchangeType::CREATE_CHILD_SA,
-                    number,
-                    &[Payload::Notify(notify)],
-                );
+                let refused = [Payload::Notify(notify)];
+                self.respond(id, ExchangeType::CREATE_CHILD_SA, number, &refused);
             }
         }
+    }
+
+    /// All additional key exchanges of the peer's rekey are done; `last` answers the last of them.
+    pub(super) fn finish_ike_rekey_answer(
+        &mut self,
+        id: IkeSaId,
+        number: u32,
+        pending: PendingIke,
+        secrets: &Secrets,
+        last: Payload,
+    ) -> Result<(), Notify> {
+        let deferred = self.sas.get(&id).is_none_or(crate::sa::IkeSa::defers_rekey);
+        let new = if deferred {
+            None
+        } else {
+            self.make_heir(id, &pending.0, secrets)
+        };
+        let new = new.ok_or_else(|| Notify::new(NotifyType::TEMPORARY_FAILURE))?;
+        self.respond(id, ExchangeType::IKE_FOLLOWUP_KE, number, &[last]);
+        self.note_peers_heir(id, new);
+        Ok(())
     }
 
     /// Our own request may cross the peer's: then its response decides.
@@ -278,11 +344,12 @@ impl Endpoint {
         self.inherit(id, new);
     }
 
+    /// The answer, and the new SA unless additional key exchanges come first.
     fn answer_ike_rekey(
         &mut self,
         id: IkeSaId,
         payloads: &Payloads,
-    ) -> Result<(IkeSaId, Vec<Payload>), Notify> {
+    ) -> Result<(Option<IkeSaId>, Vec<Payload>), Notify> {
         let syntax = || Notify::new(NotifyType::INVALID_SYNTAX);
         let failed = || Notify::new(NotifyType::TEMPORARY_FAILURE);
         let sa = self.sas.get(&id).ok_or_else(failed)?;
@@ -290,7 +357,7 @@ impl Endpoint {
         let offer = payloads.security_association().ok_or_else(syntax)?;
         let nonce_i = payloads.nonce().ok_or_else(syntax)?;
         let ke = payloads.key_exchange().ok_or_else(syntax)?;
-        let chosen = select_ike(&without_additional(&peer.config.ike_proposals), offer)
+        let chosen = select_ike(&peer.config.ike_proposals, offer)
             .ok_or_else(|| Notify::new(NotifyType::NO_PROPOSAL_CHOSEN))?;
         let Spi::Ike(spi_i) = chosen.peer_spi else {
             return Err(syntax());
@@ -307,17 +374,16 @@ impl Endpoint {
         let shared = ours.complete(&ke.data).map_err(|_| syntax())?;
         let spi_r = self.draw_ike_spi().ok_or_else(failed)?;
         let nonce_r = self.draw_nonce().ok_or_else(failed)?;
-        let agreed = Agreed {
+        let heir = Heir {
             suite: chosen.suite,
             shared,
             spi_i,
             spi_r,
-            nonce_i,
-            nonce_r: &nonce_r,
+            nonce_i: nonce_i.clone(),
+            nonce_r: nonce_r.clone(),
             role: Role::Responder,
         };
-        let new = self.make_heir(id, agreed).ok_or_else(failed)?;
-        let answer = vec![
+        let mut answer = vec![
             Payload::SecurityAssociation(chosen.response(Spi::Ike(spi_r))),
             Payload::Nonce(nonce_r),
             Payload::KeyExchange(KeyExchangeData {
@@ -325,22 +391,25 @@ impl Endpoint {
                 data: ours.public_value().to_vec(),
             }),
         ];
-        Ok((new, answer))
+        let additional = heir.suite.additional;
+        if additional.is_empty() {
+            let new = self
+                .make_heir(id, &heir, &Secrets::default())
+                .ok_or_else(failed)?;
+            return Ok((Some(new), answer));
+        }
+        let pending = Agreed::Ike(Box::new(PendingIke(heir)));
+        answer.push(self.await_follow_up(id, additional, pending));
+        Ok((None, answer))
     }
 
     /// The record of the new SA: it is nobody's current one yet.
-    fn make_heir(&mut self, old: IkeSaId, agreed: Agreed<'_>) -> Option<IkeSaId> {
+    fn make_heir(&mut self, old: IkeSaId, heir: &Heir, more: &Secrets) -> Option<IkeSaId> {
         let sa = self.sas.get(&old)?;
-        let Agreed {
-            suite,
-            shared,
-            spi_i,
-            spi_r,
-            nonce_i,
-            nonce_r,
-            role,
-        } = agreed;
-        let mut keys = Skeyseed::rekey(self.provider, &sa.d, suite, &shared, nonce_i, nonce_r)
+        let (suite, role, spi_i, spi_r) = (heir.suite, heir.role, heir.spi_i, heir.spi_r);
+        let nonces = (&heir.nonce_i, &heir.nonce_r);
+        let shared = (&heir.shared, more.as_slice());
+        let mut keys = Skeyseed::rekey(self.provider, &sa.d, suite, shared, nonces.0, nonces.1)
             .into_ike_keys(self.provider, spi_i, spi_r, role)
             .ok()?;
         keys.fragments_as(&sa.sealer);
@@ -363,7 +432,7 @@ impl Endpoint {
             identity: sa.identity.clone(),
             boot: sa.boot,
             standing: Standing::Replaced,
-            nonces: (nonce_i, nonce_r),
+            nonces,
         };
         let id = IkeSaId(self.next_id());
         let id = self.establish(NewSa { id, ..new });
@@ -371,4 +440,24 @@ impl Endpoint {
         self.set_timer(Timer::IkeLinger(id), crate::child::ORPHAN_GRACE);
         Some(id)
     }
+}
+
+/// What the response to our CREATE_CHILD_SA request agrees to.
+fn confirm_ike_rekey(request: &Request, payloads: &Payloads) -> Option<Heir> {
+    let (suite, spi) = confirm_ike(&request.proposals, payloads.security_association()?).ok()?;
+    let Spi::Ike(spi_r) = spi else { return None };
+    let ke = payloads.key_exchange()?;
+    let method = request.key_exchange.method();
+    if suite.key_exchange != method || ke.method != method.into() {
+        return None;
+    }
+    Some(Heir {
+        suite,
+        shared: request.key_exchange.complete(&ke.data).ok()?,
+        spi_i: request.spi,
+        spi_r,
+        nonce_i: request.nonce.clone(),
+        nonce_r: payloads.nonce()?.clone(),
+        role: Role::Initiator,
+    })
 }

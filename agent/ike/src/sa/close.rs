@@ -103,6 +103,7 @@ impl Endpoint {
         let closing = matches!(sa.standing, Standing::Closing(_));
         let asked = sa.asked_child().filter(|_| !closing);
         let (in_flight, queue) = (sa.in_flight.take(), std::mem::take(&mut sa.queue));
+        let pending = std::mem::take(&mut sa.pending);
         sa.held = None;
         let announced = std::mem::take(&mut sa.announced);
         let children = std::mem::take(&mut sa.children);
@@ -114,6 +115,9 @@ impl Endpoint {
             Timer::Liveness(id),
         ] {
             self.timers.cancel(timer);
+        }
+        for pending in &pending {
+            self.drop_pending(id, pending);
         }
         match in_flight.map(|in_flight| in_flight.exchange) {
             Some(Exchange::CreateChild(request)) => {

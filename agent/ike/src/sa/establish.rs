@@ -62,6 +62,7 @@ impl Endpoint {
             expected: new.expected,
             cached: None,
             held: None,
+            pending: Vec::new(),
             in_flight: None,
             queue: VecDeque::new(),
             standing: new.standing,

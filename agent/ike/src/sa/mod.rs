@@ -11,8 +11,11 @@ use std::collections::{BTreeSet, VecDeque};
 
 use std::net::IpAddr;
 
-use crate::config::Identity;
-use crate::crypto::{ActiveKeyExchange, Decapsulator, IkeKeys, IkeSuite, Intermediate, Opener, Sealer, SkD};
+use crate::config::{AdditionalKeyExchange, Identity};
+use crate::crypto::{
+    ActiveKeyExchange, IkeKeys, IkeSuite, Intermediate, Opener, Sealer, SkD, StartedKeyExchange,
+};
+use crate::exchange::follow_up::Pending;
 use crate::exchange::{Held, InFlight, Task};
 use crate::nat::Nat;
 use crate::output::{CloseReason, Failure};
@@ -86,19 +89,29 @@ pub(crate) struct Candidate {
 
 /// What a candidate is asked.
 pub(crate) enum Stage {
-    /// IKE_INTERMEDIATE: our half of the additional key exchange, and the request as AUTH covers it.
-    Intermediate(Box<dyn Decapsulator>, Vec<u8>),
-    /// IKE_AUTH, after an IKE_INTERMEDIATE exchange or without.
+    /// IKE_INTERMEDIATE: our half of an additional key exchange.
+    Intermediate {
+        started: StartedKeyExchange,
+        /// The request as AUTH covers it.
+        covered: Vec<u8>,
+        /// The exchanges before this one.
+        before: Option<Intermediate>,
+    },
+    /// IKE_AUTH, after IKE_INTERMEDIATE exchanges or without.
     Auth(Option<Intermediate>),
 }
 
 impl Candidate {
-    /// The IKE_INTERMEDIATE exchange that is done.
+    /// The IKE_INTERMEDIATE exchanges that are done.
     pub(crate) fn intermediate(&self) -> Option<&Intermediate> {
         match &self.stage {
-            Stage::Auth(intermediate) => intermediate.as_ref(),
-            Stage::Intermediate(..) => None,
+            Stage::Auth(done) | Stage::Intermediate { before: done, .. } => done.as_ref(),
         }
+    }
+
+    /// Message ID of the request under way.
+    pub(crate) fn request_id(&self) -> u32 {
+        Intermediate::next_id(self.intermediate())
     }
 }
 
@@ -115,7 +128,7 @@ pub(crate) struct HalfOpen {
     pub(crate) keys: IkeKeys,
     pub(crate) nat: Nat,
     pub(crate) suite: IkeSuite,
-    /// The IKE_INTERMEDIATE exchange, once it is done.
+    /// The IKE_INTERMEDIATE exchanges that are done.
     pub(crate) passed: Option<Passed>,
     pub(crate) ppk: PpkUse,
     pub(crate) outcome: HalfOpenOutcome,
@@ -132,25 +145,30 @@ pub(crate) enum PpkUse {
     Mixed,
 }
 
-/// An IKE_INTERMEDIATE exchange that is done.
+/// IKE_INTERMEDIATE exchanges that are done.
 pub(crate) struct Passed {
     pub(crate) intermediate: Intermediate,
-    /// Opens its request, should it come again.
+    /// Opens the request of the last one, should it come again.
     pub(crate) opener: Opener,
+    /// The response to it.
     pub(crate) response: Vec<Vec<u8>>,
-}
-
-/// Message ID of IKE_AUTH.
-pub(crate) const fn auth_id(intermediate: Option<&Intermediate>) -> u32 {
-    match intermediate {
-        None => 1,
-        Some(_) => Intermediate::AUTH_ID,
-    }
 }
 
 impl HalfOpen {
     pub(crate) fn intermediate(&self) -> Option<&Intermediate> {
         self.passed.as_ref().map(|passed| &passed.intermediate)
+    }
+
+    /// Message ID of the peer's next request.
+    pub(crate) fn expected(&self) -> u32 {
+        Intermediate::next_id(self.intermediate())
+    }
+
+    /// The additional key exchange that comes next; `None` when it is time for IKE_AUTH.
+    pub(crate) fn next_additional(&self) -> Option<AdditionalKeyExchange> {
+        self.suite
+            .additional
+            .after(Intermediate::done(self.intermediate()))
     }
 
     /// Whether a message with these addresses and SPIs can be of this exchange.
@@ -190,6 +208,8 @@ pub(crate) struct IkeSa {
     pub(crate) cached: Option<(u32, Vec<Vec<u8>>)>,
     /// The response that waits for the data plane.
     pub(crate) held: Option<Held>,
+    /// What the peer has still to ask additional key exchanges for.
+    pub(crate) pending: Vec<Pending>,
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) queue: VecDeque<Task>,
     pub(crate) standing: Standing,

@@ -2,7 +2,7 @@
 
 use super::sa::Transform;
 use super::{KeyExchangeMethod, TransformType};
-use crate::config::{Encryption, Integrity, Kem, KeyExchange, Prf};
+use crate::config::{AdditionalKeyExchange, Encryption, Integrity, Kem, KeyExchange, Prf};
 
 /// ENCR_AES_CBC (RFC 3602 §5).
 const AES_CBC: u16 = 12;
@@ -69,9 +69,12 @@ impl From<KeyExchange> for Transform {
     }
 }
 
-impl From<Kem> for Transform {
-    fn from(kem: Kem) -> Self {
-        Self::new(TransformType::ADDKE1, KeyExchangeMethod::from(kem).0)
+impl From<AdditionalKeyExchange> for KeyExchangeMethod {
+    fn from(method: AdditionalKeyExchange) -> Self {
+        match method {
+            AdditionalKeyExchange::Kem(kem) => kem.into(),
+            AdditionalKeyExchange::Method(method) => method.into(),
+        }
     }
 }
 
@@ -112,6 +115,11 @@ impl Transform {
     /// Extended sequence numbers, or none.
     pub fn esn(enabled: bool) -> Self {
         Self::new(TransformType::ESN, if enabled { ESN } else { NO_ESN })
+    }
+
+    /// An additional key exchange of one of the seven types.
+    pub fn additional(kind: TransformType, method: AdditionalKeyExchange) -> Self {
+        Self::new(kind, KeyExchangeMethod::from(method).0)
     }
 
     /// "No key exchange" as one of the choices (RFC 7296 §3.3.6).

@@ -127,6 +127,18 @@ code_points! {
         ESN = 5,
         /// The first additional key exchange (RFC 9370 §2.2.1).
         ADDKE1 = 6,
+        /// The second.
+        ADDKE2 = 7,
+        /// The third.
+        ADDKE3 = 8,
+        /// The fourth.
+        ADDKE4 = 9,
+        /// The fifth.
+        ADDKE5 = 10,
+        /// The sixth.
+        ADDKE6 = 11,
+        /// The seventh.
+        ADDKE7 = 12,
     }
 }
 
@@ -323,6 +335,19 @@ code_points! {
         /// only, where it is encrypted; a peer that does not know it ignores it (RFC 7296 §3.10.1).
         IPSECMESH_BOOT_ID = 43_569,
     }
+}
+
+impl TransformType {
+    /// Additional key exchanges, in the order in which they are carried out.
+    pub const ADDITIONAL: [Self; 7] = [
+        Self::ADDKE1,
+        Self::ADDKE2,
+        Self::ADDKE3,
+        Self::ADDKE4,
+        Self::ADDKE5,
+        Self::ADDKE6,
+        Self::ADDKE7,
+    ];
 }
 
 impl NotifyType {

@@ -17,6 +17,7 @@ fn proposals() -> Vec<ChildProposal> {
         encryption: Vec::new(),
         integrity: vec![Integrity::HmacSha256, Integrity::HmacSha512],
         key_exchange: vec![KeyExchange::X25519],
+        additional: AdditionalKeyExchanges::NONE,
     }]
 }
 

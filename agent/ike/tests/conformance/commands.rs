@@ -10,7 +10,7 @@ use ipsecmesh_ike::wire::{Delete, ExchangeType, NotifyType};
 use ipsecmesh_ike::*;
 
 use crate::peer::clear;
-use crate::support::{cheap, credentials, endpoint_config, peer_config};
+use crate::support::{cheap, credentials, endpoint_config, peer_config, with_kem};
 use crate::sut::{PEER, Sut, answering, configured, path_to};
 use crate::talk::{deleted_spis, peer_began, peer_began_with, we_have_a_pair};
 
@@ -348,7 +348,7 @@ fn a_method_that_the_provider_lacks_is_refused_with_both_names() {
         message("ike_proposals", "MODP-3072")
     );
     assert_eq!(
-        refused(|config| config.ike_proposals[0].additional = vec![Kem::MlKem768, Kem::MlKem512]),
+        refused(|config| config.ike_proposals[0].additional = with_kem(Kem::MlKem512)),
         message("ike_proposals", "ML-KEM-512")
     );
     assert_eq!(

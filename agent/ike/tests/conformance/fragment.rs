@@ -8,7 +8,7 @@ use ipsecmesh_ike::*;
 use crate::peer::{Peer, clear};
 use crate::support::{cheap, endpoint_config};
 use crate::sut::{PEER, Sut, configured, path_to};
-use crate::talk::auth_answer;
+use crate::talk::{auth_answer, create_answer};
 
 /// The longest message in one datagram: 200 bytes without the headers of IP and UDP and the non-ESP marker.
 const LONGEST: usize = 200 - 20 - 8 - 4;
@@ -233,6 +233,30 @@ fn an_end_without_fragments_does_not_offer_them() {
             .is_some();
         assert_eq!(notify, offered, "{size:?}");
     }
+}
+
+/// Found by the simulation (seed 13769): both ends send long messages at once, again and again.
+#[test]
+fn a_request_and_a_response_in_fragments_do_not_disturb_each_other() {
+    let (mut sut, mut peer) = up();
+    sut.command(Command::RekeyChild {
+        peer: PEER,
+        child: ChildId(1),
+    });
+    let (_, header, payloads) = taken(&mut sut, &mut peer);
+    let mut response = create_answer(&payloads, 0x4000, [3; 32]);
+    response.push(padding(300));
+    let (asks, answers) = (Flags::request(peer.role), Flags::response(peer.role));
+    let request = sealed(&mut peer, asks, ExchangeType::INFORMATIONAL, 0, &[padding(300)]);
+    let id = header.message_id.0;
+    let response = sealed(&mut peer, answers, ExchangeType::CREATE_CHILD_SA, id, &response);
+    let longer = request.len().max(response.len());
+    for number in 0..longer {
+        for fragment in [request.get(number), response.get(number)].into_iter().flatten() {
+            assert_eq!(sut.give(peer.path, fragment), Disposition::Accepted);
+        }
+    }
+    assert_eq!(sut.kernel.get(&0x4000), Some(&false));
 }
 
 #[test]

@@ -40,9 +40,16 @@ fn rekeyed(
     spis: (IkeSpi, IkeSpi),
     nonces: (Nonce, Nonce),
 ) -> Peer {
-    let keys = Skeyseed::rekey(peer.provider, &peer.keys.d, suite, shared, &nonces.0, &nonces.1)
-        .into_ike_keys(peer.provider, spis.0, spis.1, role)
-        .unwrap();
+    let keys = Skeyseed::rekey(
+        peer.provider,
+        &peer.keys.d,
+        suite,
+        (shared, &[]),
+        &nonces.0,
+        &nonces.1,
+    )
+    .into_ike_keys(peer.provider, spis.0, spis.1, role)
+    .unwrap();
     let messages = peer.messages.clone();
     let mut heir = Peer::new(peer.provider, role, suite, shared, spis, nonces, messages);
     heir.keys = keys;

@@ -5,14 +5,14 @@ use std::time::Duration;
 use ipsecmesh_ike::crypto::{Intermediate, Secret, unsealed};
 use ipsecmesh_ike::wire::{
     ExchangeType, Flags, Header, KeyExchangeData, KeyExchangeMethod, Message, Notify, NotifyType, Payload,
-    Role, TransformType,
+    Role,
 };
 use ipsecmesh_ike::*;
 
 use crate::draft::Draft;
 use crate::peer::{Peer, clear, kinds};
-use crate::support::{cheap, peer_config};
-use crate::sut::{PEER, Sut, configured, path_to};
+use crate::support::{cheap, peer_config, with_kem};
+use crate::sut::{Sut, configured, path_to};
 use crate::talk::{auth_answer, auth_payloads};
 
 const EXCHANGE: ExchangeType = ExchangeType::IKE_INTERMEDIATE;
@@ -21,7 +21,7 @@ const EXCHANGE: ExchangeType = ExchangeType::IKE_INTERMEDIATE;
 fn proposals(fallback: bool) -> Vec<IkeProposal> {
     let plain = peer_config(2, 1, 1).ike_proposals;
     let additional = IkeProposal {
-        additional: vec![Kem::MlKem768],
+        additional: with_kem(Kem::MlKem768),
         ..plain[0].clone()
     };
     if fallback {
@@ -251,6 +251,7 @@ fn auth_covers_both_messages() {
     peer.intermediate = Some(Intermediate::new(
         peer.provider,
         &peer.keys.auth,
+        None,
         b"other",
         b"messages",
     ));
@@ -326,23 +327,6 @@ fn what_is_no_key_exchange_ends_the_attempt() {
     sut.give(peer.path, &answer);
     sut.pass(Duration::from_secs(2));
     assert_eq!(sut.failures(), [Failure::Protocol]);
-}
-
-#[test]
-fn rekeys_have_no_additional_exchange_of_their_own() {
-    let (mut sut, mut peer) = we_began(false);
-    for datagram in answer(&mut sut, &mut peer) {
-        sut.give(peer.path, &datagram);
-    }
-    accept(&mut sut, &mut peer);
-    let (confirm, _) = peer.take(&mut sut);
-    peer.reply(&mut sut, &confirm, &[]);
-    sut.command(Command::RekeyIke { peer: PEER });
-    let (_, payloads) = peer.take(&mut sut);
-    let offer = payloads.security_association().unwrap();
-    assert_eq!(offer.proposals.len(), 1, "the same twice");
-    let additional = |p: &wire::Proposal| p.of_kind(TransformType::ADDKE1).next().is_some();
-    assert!(!offer.proposals.iter().any(additional));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! keys and does what it should not. One file per theme; `docs/CONFORMANCE.md` is the table of them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod additional;
 mod authentication;
 mod authentication_header;
 mod cases;
@@ -12,6 +13,7 @@ mod commands;
 mod cookie;
 mod delete;
 mod draft;
+mod follow_up;
 mod fragment;
 mod half_open;
 mod hostile;

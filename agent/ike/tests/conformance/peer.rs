@@ -97,7 +97,8 @@ impl Peer {
     /// The keys after an additional key exchange.
     pub(crate) fn mix_in(&mut self, shared: &Secret, request: &[u8], response: &[u8]) {
         let (nonce_i, nonce_r) = &self.nonces;
-        let made = Intermediate::new(self.provider, &self.keys.auth, request, response);
+        let before = self.intermediate.as_ref();
+        let made = Intermediate::new(self.provider, &self.keys.auth, before, request, response);
         let keys = Skeyseed::additional(self.provider, &self.keys.d, self.suite, shared, nonce_i, nonce_r);
         let keys = keys.into_ike_keys(self.provider, self.spis.0, self.spis.1, self.role);
         self.keys = keys.expect("keys");

@@ -12,7 +12,7 @@ use ipsecmesh_ike::crypto::Provider;
 use ipsecmesh_ike::*;
 use p256::pkcs8::EncodePrivateKey as _;
 
-use crate::support::{name_of, peer_config, psk};
+use crate::support::{name_of, peer_config, psk, with_kem};
 use crate::sut::SECRET;
 
 /// Kinds of keys, as certificates have them.
@@ -139,6 +139,20 @@ fn talk(ends: &mut [End; 2], now: Now) {
     panic!("the ends talk without end");
 }
 
+/// As many additional key exchanges as there can be, of every kind.
+fn seven() -> AdditionalKeyExchanges {
+    AdditionalKeyExchanges::new(&[
+        AdditionalKeyExchange::Kem(Kem::MlKem768),
+        AdditionalKeyExchange::Method(KeyExchange::Ecp384),
+        AdditionalKeyExchange::Kem(Kem::MlKem512),
+        AdditionalKeyExchange::Method(KeyExchange::X25519),
+        AdditionalKeyExchange::Kem(Kem::MlKem1024),
+        AdditionalKeyExchange::Method(KeyExchange::Modp2048),
+        AdditionalKeyExchange::Method(KeyExchange::Ecp256),
+    ])
+    .unwrap()
+}
+
 fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyExchange, prf: Prf) {
     let kinds = [Kind::P256; 2];
     let mut ends = [End::new(1, providers[0], kinds), End::new(2, providers[1], kinds)];
@@ -150,10 +164,11 @@ fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyEx
         config.ike_proposals[0].key_exchange = vec![method];
         config.ike_proposals[0].prf = vec![prf];
         config.ike_proposals[0].additional = match (method, prf) {
-            (KeyExchange::X25519, Prf::HmacSha384) => vec![Kem::MlKem768],
-            (KeyExchange::X25519, Prf::HmacSha256) => vec![Kem::MlKem512],
-            (KeyExchange::Ecp256 | KeyExchange::Ecp384, Prf::HmacSha384) => vec![Kem::MlKem1024],
-            _ => Vec::new(),
+            (KeyExchange::X25519, Prf::HmacSha384) => with_kem(Kem::MlKem768),
+            (KeyExchange::X25519, Prf::HmacSha256) => with_kem(Kem::MlKem512),
+            (KeyExchange::Ecp256 | KeyExchange::Ecp384, Prf::HmacSha384) => with_kem(Kem::MlKem1024),
+            (KeyExchange::Ecp521, Prf::HmacSha512) => seven(),
+            _ => AdditionalKeyExchanges::NONE,
         };
         // Each PRF stands for one kind of cipher.
         let (cipher, integrity) = match (prf, method) {
@@ -169,6 +184,7 @@ fn established(providers: [&'static Provider; 2], auth: &PeerAuth, method: KeyEx
         config.children[0].proposals[0].encryption = vec![cipher];
         config.children[0].proposals[0].integrity = integrity;
         config.children[0].proposals[0].key_exchange = vec![method];
+        config.children[0].proposals[0].additional = config.ike_proposals[0].additional;
         if host == 2 {
             config.initiation = Initiation::OnDemand;
         }

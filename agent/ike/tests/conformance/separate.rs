@@ -82,6 +82,7 @@ fn ciphers_without_integrity_are_neither_offered_nor_chosen() {
         encryption: vec![Encryption::AesCbcKey128],
         integrity: vec![Integrity::HmacSha512, Integrity::HmacSha256],
         key_exchange: Vec::new(),
+        additional: AdditionalKeyExchanges::NONE,
     };
     let one = std::slice::from_ref(&child);
     let spi = Spi::Esp(EspSpi::new(4096).unwrap());

@@ -125,11 +125,11 @@ impl World {
     pub(crate) fn flood(&mut self, to: usize, source: usize, count: u64) {
         let local = SocketAddr::new(Network::inside(to), 500);
         for number in 0..count {
-            let address = match self.attacker.below(3) {
+            let address = match self.flooder.below(3) {
                 0 => IpAddr::from([198, 51, 100, u8::try_from(number % 250).unwrap_or_default()]),
                 _ => self.network.outside(source),
             };
-            let remote = SocketAddr::new(address, if self.attacker.percent(50) { 500 } else { 4500 });
+            let remote = SocketAddr::new(address, if self.flooder.percent(50) { 500 } else { 4500 });
             if let Some(request) = self.request_to_begin() {
                 self.inject(to, Path { local, remote }, request);
             }
@@ -142,9 +142,9 @@ impl World {
         let method = proposals[0].key_exchange[0];
         let started = provider.key_exchange.start(method, provider.random).ok()?;
         let mut nonce = [0; 32];
-        nonce[..8].copy_from_slice(&self.attacker.roll().to_be_bytes());
+        nonce[..8].copy_from_slice(&self.flooder.roll().to_be_bytes());
         let header = Header {
-            initiator_spi: IkeSpi::new(self.attacker.roll())?,
+            initiator_spi: IkeSpi::new(self.flooder.roll())?,
             responder_spi: None,
             version: Version::V2_0,
             exchange: ExchangeType::IKE_SA_INIT,

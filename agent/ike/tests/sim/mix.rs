@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipsecmesh_ike::*;
 
 use crate::chance::Dice;
-use crate::support::{child, peer_config, psk};
+use crate::support::{child, peer_config, psk, with_additional};
 
 /// The addresses that one end is configured with, and which hosts they are.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +27,10 @@ pub(crate) struct Mix {
     ppk: Option<[bool; 2]>,
     /// A cipher and an integrity algorithm instead of a combined mode.
     separate: bool,
-    /// An additional key exchange is proposed, and preferred.
-    quantum: [bool; 2],
+    /// These additional key exchanges are proposed, and preferred, by none of the ends, by one, or by both.
+    additional: AdditionalKeyExchanges,
+    for_ike: [bool; 2],
+    for_children: [bool; 2],
     pub(crate) initiation: [Initiation; 2],
     encapsulation: [Encapsulation; 2],
     /// The mode and protocol of each child by its number.
@@ -58,7 +60,9 @@ impl Default for Mix {
             auth: PeerAuth::Certificate,
             ppk: None,
             separate: false,
-            quantum: [false; 2],
+            additional: AdditionalKeyExchanges::NONE,
+            for_ike: [false; 2],
+            for_children: [false; 2],
             initiation: [Initiation::Eager, GRACE],
             encapsulation: [Encapsulation::Auto; 2],
             styles: [PLAIN; 3],
@@ -81,6 +85,14 @@ impl Mix {
             PeerAuth::Certificate
         };
         let lower = dice.below(4);
+        // Drawn apart, so that all else of a seed is as it was before there were several.
+        let mut apart = Dice(dice.0 ^ 0x0add_0ce5);
+        let methods = [
+            AdditionalKeyExchange::Kem(Kem::MlKem768),
+            AdditionalKeyExchange::Method(KeyExchange::Ecp384),
+        ];
+        let additional = with_additional(apart.pick(&[&methods[..1], &methods[..]]));
+        let children = apart.below(6);
         let forced = dice.percent(10);
         let mut style = || Style {
             mode: dice.pick(&[Mode::Transport, Mode::Transport, Mode::Tunnel]),
@@ -106,7 +118,9 @@ impl Mix {
             auth,
             ppk: dice.percent(15).then(|| [dice.percent(50), dice.percent(50)]),
             separate: dice.percent(25),
-            quantum: [lower > 0, lower > 1],
+            additional,
+            for_ike: [lower > 0, lower > 1],
+            for_children: [children > 2, children > 3],
             // Nobody reaches a host behind a NAT that has not spoken.
             initiation: if translated {
                 [Initiation::Eager, GRACE]
@@ -121,6 +135,11 @@ impl Mix {
                 LONG
             },
         }
+    }
+
+    /// Whether rekeys of children take several exchanges of many fragments.
+    pub(crate) fn has_long_rekeys(&self) -> bool {
+        self.for_children == [true; 2]
     }
 
     /// The configuration of one end with so many children.
@@ -145,13 +164,18 @@ impl Mix {
                 proposal.integrity = vec![Integrity::HmacSha384];
             }
         }
-        if self.quantum[own] {
+        if self.for_ike[own] {
             let mut first = config.ike_proposals[0].clone();
-            first.additional = vec![Kem::MlKem768];
+            first.additional = self.additional;
             config.ike_proposals.insert(0, first);
         }
         let styled = (1..=children).zip(self.styles.iter().cycle());
         config.children = styled.map(|(id, style)| style.child(ends, id)).collect();
+        for child in config.children.iter_mut().filter(|_| self.for_children[own]) {
+            let mut first = child.proposals[0].clone();
+            first.additional = self.additional;
+            child.proposals.insert(0, first);
+        }
         config
     }
 }

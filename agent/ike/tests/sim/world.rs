@@ -29,6 +29,8 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     /// What an attacker does is drawn apart: a run with and one without are otherwise the same.
     pub(crate) attacker: Dice,
+    /// What a flood consists of is drawn apart from that: it comes with and without forged datagrams.
+    pub(crate) flooder: Dice,
     pub(crate) weather: Weather,
     /// How each pair is configured, by the lower and the higher index.
     pub(crate) mixes: BTreeMap<(usize, usize), Mix>,
@@ -97,6 +99,7 @@ impl World {
             network: Network::new(hosts),
             dice: Dice(seed ^ 0xdead_beef),
             attacker: Dice(seed ^ 0x0bad_cafe),
+            flooder: Dice(seed ^ 0x0f10_0d5e),
             weather: Weather::FAIR,
             mixes: BTreeMap::new(),
             children: BTreeMap::new(),

@@ -94,6 +94,7 @@ pub(crate) fn child(local: u8, remote: u8, id: u32) -> ChildConfig {
             encryption: vec![Encryption::AesGcm16Key256],
             integrity: Vec::new(),
             key_exchange: vec![KeyExchange::X25519],
+            additional: AdditionalKeyExchanges::NONE,
         }],
         local_selectors: vec![selector(local, 17, Some(8000 + u16::try_from(id).unwrap()))],
         remote_selectors: vec![selector(remote, 17, Some(8000 + u16::try_from(id).unwrap()))],
@@ -123,7 +124,7 @@ pub(crate) fn peer_config(local: u8, remote: u8, children: u32) -> PeerConfig {
             integrity: Vec::new(),
             prf: vec![Prf::HmacSha384],
             key_exchange: vec![KeyExchange::X25519, KeyExchange::Ecp256],
-            additional: Vec::new(),
+            additional: AdditionalKeyExchanges::NONE,
         }],
         ike_lifetime: Duration::from_hours(100),
         liveness: Liveness {
@@ -135,6 +136,16 @@ pub(crate) fn peer_config(local: u8, remote: u8, children: u32) -> PeerConfig {
         encapsulation: Encapsulation::Auto,
         children: (1..=children).map(|id| child(local, remote, id)).collect(),
     }
+}
+
+/// Additional key exchanges in this order.
+pub(crate) fn with_additional(methods: &[AdditionalKeyExchange]) -> AdditionalKeyExchanges {
+    AdditionalKeyExchanges::new(methods).expect("at most seven, each once")
+}
+
+/// One additional key exchange.
+pub(crate) fn with_kem(kem: Kem) -> AdditionalKeyExchanges {
+    with_additional(&[AdditionalKeyExchange::Kem(kem)])
 }
 
 pub(crate) fn psk(secret: &[u8]) -> PeerAuth {

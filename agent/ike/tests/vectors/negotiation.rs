@@ -8,7 +8,9 @@ use ipsecmesh_ike::wire::{
     Attribute, AttributeType, AttributeValue, KeyExchangeMethod, Protocol, SecurityAssociation, Spi,
     Transform, TransformType,
 };
-use ipsecmesh_ike::{ChildProposal, Encryption, EspSpi, IkeProposal, IkeSpi, KeyExchange, Prf};
+use ipsecmesh_ike::{
+    AdditionalKeyExchanges, ChildProposal, Encryption, EspSpi, IkeProposal, IkeSpi, KeyExchange, Prf,
+};
 
 const CREATE_X25519: ChildContext = ChildContext::Create(Some(KeyExchangeMethod::X25519));
 
@@ -19,14 +21,14 @@ fn ike() -> Vec<IkeProposal> {
             integrity: Vec::new(),
             prf: vec![Prf::HmacSha384],
             key_exchange: vec![KeyExchange::X25519, KeyExchange::Ecp256],
-            additional: Vec::new(),
+            additional: AdditionalKeyExchanges::NONE,
         },
         IkeProposal {
             encryption: vec![Encryption::AesGcm16Key128],
             integrity: Vec::new(),
             prf: vec![Prf::HmacSha256],
             key_exchange: vec![KeyExchange::Ecp256],
-            additional: Vec::new(),
+            additional: AdditionalKeyExchanges::NONE,
         },
     ]
 }
@@ -37,6 +39,7 @@ fn child() -> Vec<ChildProposal> {
         encryption: vec![Encryption::AesGcm16Key256, Encryption::AesGcm16Key128],
         integrity: Vec::new(),
         key_exchange: vec![KeyExchange::X25519],
+        additional: AdditionalKeyExchanges::NONE,
     }]
 }
 
@@ -66,7 +69,7 @@ fn the_response_to_an_offer_is_confirmed() {
         integrity: None,
         prf: Prf::HmacSha384,
         key_exchange: KeyExchange::X25519,
-        additional: None,
+        additional: AdditionalKeyExchanges::NONE,
     };
     assert_eq!((chosen.suite, &chosen.peer_spi), (expected, &ours));
     assert_eq!(
@@ -91,6 +94,7 @@ fn the_response_to_an_offer_is_confirmed() {
             encryption: Some(Encryption::AesGcm16Key256),
             integrity: None,
             key_exchange,
+            additional: AdditionalKeyExchanges::NONE,
             esn: true,
         };
         assert_eq!((chosen.suite, &chosen.peer_spi), (expected, &esp(300)));
@@ -130,6 +134,7 @@ fn nothing_in_common_is_no_choice() {
 fn a_method_is_better_than_none_and_none_always_suits() {
     let none_only = [ChildProposal {
         key_exchange: vec![],
+        additional: AdditionalKeyExchanges::NONE,
         ..child()[0].clone()
     }];
     for (ours, theirs) in [(child(), none_only.to_vec()), (none_only.to_vec(), child())] {

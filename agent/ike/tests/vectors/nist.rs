@@ -5,7 +5,9 @@ use ipsecmesh_ike::crypto::{
     ChildKeymat, ChildSuite, CryptoError, IkeKeys, IkeSuite, Provider, Secret, Skeyseed, prf_plus,
 };
 use ipsecmesh_ike::wire::{Nonce, Role};
-use ipsecmesh_ike::{Encryption, IkeSpi, KeyExchange, Prf};
+use ipsecmesh_ike::{
+    AdditionalKeyExchange, AdditionalKeyExchanges, Encryption, IkeSpi, Kem, KeyExchange, Prf,
+};
 
 use super::{PROVIDERS, hex};
 
@@ -48,7 +50,7 @@ const SUITE: IkeSuite = IkeSuite {
     integrity: None,
     prf: Prf::HmacSha256,
     key_exchange: KeyExchange::X25519,
-    additional: None,
+    additional: AdditionalKeyExchanges::NONE,
 };
 
 fn nonces() -> (Nonce, Nonce) {
@@ -80,9 +82,10 @@ fn child_keymat(provider: &Provider, keys: &IkeKeys, shared: Option<&Secret>) ->
         encryption: Some(Encryption::AesGcm16Key256),
         integrity: None,
         key_exchange: shared.map(|_| KeyExchange::X25519),
+        additional: AdditionalKeyExchanges::NONE,
         esn: true,
     };
-    let keymat = ChildKeymat::derive(provider, &keys.d, suite, shared, &nonce_i, &nonce_r).unwrap();
+    let keymat = ChildKeymat::derive(provider, &keys.d, suite, shared, &[], &nonce_i, &nonce_r).unwrap();
     let keys = keymat.into_keys(Role::Initiator);
     [keys.outbound.0.as_slice(), keys.inbound.0.as_slice()].concat()
 }
@@ -131,7 +134,7 @@ fn r8_a_rekeyed_ike_sa_has_its_keys_from_the_old_sk_d_and_the_new_nonces_and_spi
             Skeyseed::initial(provider, SUITE, &shared, &nonce_i, &nonce_r),
         );
         let shared_new = Secret::from(hex(SHARED_NEW).as_slice());
-        let new = Skeyseed::rekey(provider, &old.d, SUITE, &shared_new, &nonce_i, &nonce_r);
+        let new = Skeyseed::rekey(provider, &old.d, SUITE, (&shared_new, &[]), &nonce_i, &nonce_r);
         let new = ike_keys(provider, new);
 
         let skeyseed = provider.prf.keyed(Prf::HmacSha256, &hex(SKEYSEED_REKEY));
@@ -183,4 +186,64 @@ fn prf_plus_ends_after_255_blocks() {
         prf_plus(key.as_ref(), &[b"seed"], 255 * 32 + 1).unwrap_err(),
         CryptoError::InvalidLength
     );
+}
+
+/// RFC 9370 §2.2.4: `SK(0) | Ni | Nr | SK(1) | SK(2)`, for KEYMAT under prf+ and for SKEYSEED under the PRF.
+#[test]
+fn additional_secrets_follow_the_nonces() {
+    let (nonce_i, nonce_r) = nonces();
+    let (first, second): (&[u8], &[u8]) = (b"the secret of ML-KEM", b"another of a curve");
+    let input = [hex(SHARED_NEW), hex(NI), hex(NR), first.to_vec(), second.to_vec()].concat();
+    let additional = AdditionalKeyExchanges::new(&[
+        AdditionalKeyExchange::Kem(Kem::MlKem768),
+        AdditionalKeyExchange::Method(KeyExchange::Ecp384),
+    ]);
+    for provider in PROVIDERS {
+        let shared = Secret::from(hex(SHARED).as_slice());
+        let old = ike_keys(
+            provider,
+            Skeyseed::initial(provider, SUITE, &shared, &nonce_i, &nonce_r),
+        );
+        let key = provider.prf.keyed(Prf::HmacSha256, &hex(SKEYSEED));
+        let sk_d = prf_plus(key.as_ref(), &[&seed()], 32).unwrap();
+        let sk_d = provider.prf.keyed(Prf::HmacSha256, sk_d.expose());
+        let shared = Secret::from(hex(SHARED_NEW).as_slice());
+        let more = [first, second].map(Secret::from);
+
+        let suite = ChildSuite {
+            protocol: ipsecmesh_ike::SaProtocol::Esp,
+            encryption: Some(Encryption::AesGcm16Key256),
+            integrity: None,
+            key_exchange: Some(KeyExchange::X25519),
+            additional: additional.unwrap(),
+            esn: true,
+        };
+        let derive = |more: &[Secret]| {
+            ChildKeymat::derive(provider, &old.d, suite, Some(&shared), more, &nonce_i, &nonce_r)
+        };
+        let keys = derive(&more).unwrap().into_keys(Role::Initiator);
+        let keys = [keys.outbound.0.as_slice(), keys.inbound.0.as_slice()].concat();
+        assert_eq!(
+            keys,
+            prf_plus(sk_d.as_ref(), &[&input], 72).unwrap().expose(),
+            "{}",
+            provider.name
+        );
+        // A secret that is missing is no shorter input.
+        assert!(derive(&more[..1]).is_err());
+
+        let new = Skeyseed::rekey(provider, &old.d, SUITE, (&shared, &more), &nonce_i, &nonce_r);
+        let new = ike_keys(provider, new);
+        let skeyseed = sk_d.apply(&[&input]);
+        let key = provider.prf.keyed(Prf::HmacSha256, skeyseed.expose());
+        let sk_d = prf_plus(key.as_ref(), &[&seed()], 32).unwrap();
+        let sk_d = provider.prf.keyed(Prf::HmacSha256, sk_d.expose());
+        let keymat = prf_plus(sk_d.as_ref(), &[&hex(NI), &hex(NR)], 72).unwrap();
+        assert_eq!(
+            child_keymat(provider, &new, None),
+            keymat.expose(),
+            "{}",
+            provider.name
+        );
+    }
 }

@@ -8,7 +8,7 @@ use ipsecmesh_ike::wire::{
     Body, ExchangeType, Flags, Header, Identification, Malformation, Message, MessageId, Nonce, Notify,
     NotifyType, Payload, PayloadType, Role, Unknown, Version,
 };
-use ipsecmesh_ike::{Encryption, Identity, IkeSpi, KeyExchange, Prf};
+use ipsecmesh_ike::{AdditionalKeyExchanges, Encryption, Identity, IkeSpi, KeyExchange, Prf};
 
 use super::PROVIDERS;
 
@@ -25,7 +25,7 @@ const fn suite(encryption: Encryption, prf: Prf) -> IkeSuite {
         integrity: None,
         prf,
         key_exchange: KeyExchange::X25519,
-        additional: None,
+        additional: AdditionalKeyExchanges::NONE,
     }
 }
 
@@ -253,11 +253,12 @@ fn both_ends_of_a_child_sa_have_the_same_keys_in_opposite_directions() {
             encryption: Some(suite.encryption),
             integrity: None,
             key_exchange: None,
+            additional: AdditionalKeyExchanges::NONE,
             esn: true,
         };
         let derive = |provider: &Provider, ike_role, role| {
             let keys = keys(provider, suite, ike_role);
-            ChildKeymat::derive(provider, &keys.d, child, None, &nonce_i, &nonce_r)
+            ChildKeymat::derive(provider, &keys.d, child, None, &[], &nonce_i, &nonce_r)
                 .unwrap()
                 .into_keys(role)
         };
@@ -283,9 +284,10 @@ fn a_shared_secret_without_a_key_exchange_in_the_suite_is_refused() {
             encryption: Some(Encryption::AesGcm16Key128),
             integrity: None,
             key_exchange,
+            additional: AdditionalKeyExchanges::NONE,
             esn: false,
         };
-        let keymat = ChildKeymat::derive(provider, &keys.d, suite, shared, &nonce_i, &nonce_r);
+        let keymat = ChildKeymat::derive(provider, &keys.d, suite, shared, &[], &nonce_i, &nonce_r);
         assert_eq!(keymat.unwrap_err(), CryptoError::InvalidLength);
     }
 }
@@ -363,9 +365,10 @@ fn r4_no_debug_output_shows_a_key() {
         encryption: Some(Encryption::AesGcm16Key256),
         integrity: None,
         key_exchange: None,
+        additional: AdditionalKeyExchanges::NONE,
         esn: true,
     };
-    let keymat = ChildKeymat::derive(provider, &keys.d, child, None, &nonce_i, &nonce_r).unwrap();
+    let keymat = ChildKeymat::derive(provider, &keys.d, child, None, &[], &nonce_i, &nonce_r).unwrap();
     let shown = format!("{shown} {keys:?} {keymat:?}");
     let child_keys = keymat.into_keys(Role::Initiator);
     let shown = format!("{shown} {child_keys:?}");

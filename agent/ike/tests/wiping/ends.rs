@@ -8,7 +8,7 @@ use ipsecmesh_ike::*;
 use zeroize::Zeroizing;
 
 use crate::record::Record;
-use crate::support::{endpoint_config, peer_config};
+use crate::support::{endpoint_config, peer_config, with_kem};
 
 /// Key exchanges that are tried.
 pub(crate) const METHODS: [KeyExchange; 2] = [KeyExchange::X25519, KeyExchange::Ecp384];
@@ -50,11 +50,12 @@ impl Ends {
                 required: true,
             });
             for proposal in &mut config.ike_proposals {
-                proposal.additional = vec![Kem::MlKem768];
+                proposal.additional = with_kem(Kem::MlKem768);
                 proposal.key_exchange = vec![method];
             }
             for child in &mut config.children {
                 child.proposals[0].key_exchange = vec![method];
+                child.proposals[0].additional = with_kem(Kem::MlKem768);
             }
             if local == 2 {
                 config.initiation = Initiation::OnDemand;

@@ -49,10 +49,10 @@ fn an_empty_tunnel_has_the_documented_defaults() {
     assert_eq!(converted.replay_window, 4096);
     assert!(converted.esn && converted.block && !converted.suspended);
     let ike = &converted.ike_proposals;
-    let additional: Vec<&[Kem]> = ike.iter().map(|p| p.additional.as_slice()).collect();
+    let additional: Vec<Vec<_>> = ike.iter().map(|p| p.additional.iter().collect()).collect();
     assert_eq!(
         additional,
-        [&[Kem::MlKem768][..], &[]],
+        [vec![AdditionalKeyExchange::Kem(Kem::MlKem768)], vec![]],
         "with ML-KEM, and without"
     );
     assert_eq!(ike[0].encryption, [Encryption::AesGcm16Key256]);
@@ -178,6 +178,33 @@ fn a_suspended_tunnel_stays_as_it_was_until_it_is_taken_down() {
         leaving.rollout.map(|rollout| rollout.phase),
         Some(Phase::Releasing)
     );
+}
+
+#[test]
+fn additional_key_exchanges_are_all_taken_in_their_order() {
+    use suite::AdditionalKeyExchange as Name;
+    let edited = object(|object| {
+        object.spec.ike.proposals = Suite::Fips.ike();
+        object.spec.ike.proposals[0].additional_key_exchange = Name::ALL[..7].to_vec();
+    });
+    let taken: Vec<String> = ike_proposals(&edited.spec)[0]
+        .additional
+        .iter()
+        .map(|one| one.to_string())
+        .collect();
+    let named: Vec<&str> = Name::ALL[..7].iter().map(|name| name.as_str()).collect();
+    assert_eq!(taken, named);
+    let edited = object(|object| {
+        object.spec.child_sa.proposals = Suite::Fips.child();
+        object.spec.child_sa.proposals[0].additional_key_exchange = vec![Name::MlKem768, Name::X25519];
+    });
+    assert_eq!(problem(&edited.spec), None);
+    let taken = &child_proposals(&edited.spec)[0];
+    let expected = [
+        AdditionalKeyExchange::Kem(Kem::MlKem768),
+        AdditionalKeyExchange::Method(KeyExchange::X25519),
+    ];
+    assert!(taken.additional.iter().eq(expected));
 }
 
 #[test]
