@@ -2,6 +2,7 @@
 //! there, and that nothing is lost while they change.
 
 use std::{
+    fs,
     net::Ipv4Addr,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,9 +10,9 @@ use std::{
 
 use ipsecmesh_e2e::{
     capture::ALL_BUT_API,
-    error::{Error, Result, eventually},
+    error::{Context, Error, Result, eventually},
     interop::task::Task,
-    lab::{Lab, product::NAMESPACE},
+    lab::{KernelSa, Lab, product::NAMESPACE},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -103,17 +104,18 @@ pub(crate) fn trust_bundle(world: &World) -> Result<String> {
         let roots = lab.kubectl().value(TUNNEL, published)?;
         ensure(roots.trim() == stranger.root.trim(), || roots.clone())
     })?;
-    // SAs that stand are not judged again; a new IKE SA is.
+    // SAs that stand are not judged again, so that the pair does not fail; a new IKE SA is refused.
+    let before = lab.kernel_sas(NODE)?;
     outside.kill()?;
     outside.run()?;
     eventually("the certificate is refused", ROLLOUT, || {
-        let pairs = lab.kubectl().value(TUNNEL, "{.status.failingPairs}")?;
-        ensure(
-            pairs.contains("AuthenticationFailed") && pairs.contains(NODE),
-            || pairs.clone(),
-        )
+        let said = agent_log(&lab)?;
+        ensure(said.contains("no root here has issued it"), || {
+            "the agent's log does not say so".into()
+        })
     })?;
     config_map(&lab, &partner.root)?;
+    replaced(&lab, &outside, &before)?;
     enforced(&lab, &outside)?;
     gone(&lab)?;
     Ok(format!(
@@ -381,18 +383,30 @@ fn resealed(lab: &Lab) -> Result<()> {
 
 /// The peer's agent dies and comes back: its IKE SA is a new one, the kernels' SAs stay until the new ones stand.
 fn anew(lab: &Lab, outside: &mut Outside) -> Result<()> {
-    let template = "{.status.failingPairs}";
     let before = lab.kernel_sas(NODE)?;
     outside.kill()?;
     outside.run()?;
+    replaced(lab, outside, &before)
+}
+
+/// Waits until one pair of SAs stands that was not there before.
+fn replaced(lab: &Lab, outside: &Outside, before: &[KernelSa]) -> Result<()> {
     eventually("new SAs", ROLLOUT, || {
         let now = lab.kernel_sas(NODE)?;
         let fresh = now.len() == 2 && now.iter().all(|sa| !before.contains(sa));
         ensure(fresh, || {
-            let failing = lab.kubectl().value(TUNNEL, template).unwrap_or_default();
+            let failing = lab.kubectl().value(TUNNEL, "{.status.failingPairs}");
+            let failing = failing.unwrap_or_default();
             format!("{now:?} {failing}\noutside: {}", outside.log())
         })
     })
+}
+
+/// What the node's agent has said.
+fn agent_log(lab: &Lab) -> Result<String> {
+    let name = format!("{NAMESPACE}_{}_agent.log", lab.agent_pod(NODE)?);
+    let path = lab.node(NODE)?.logs().join(name);
+    fs::read_to_string(&path).context(|| format!("read {}", path.display()))
 }
 
 /// Only the selected node has a sealed credential, and the API shows no key in any form.
