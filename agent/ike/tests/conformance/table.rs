@@ -18,7 +18,7 @@ fn sources(theme: &str) -> Vec<String> {
         }
         "mesh" | "interop" => files(&crate_folder.join("../../e2e/tests").join(theme)),
         "agent_engine" => vec![crate_folder.join("../src/engine/tests.rs")],
-        "identity" => {
+        "agent_identity" => {
             let room = crate_folder.join("../src/identity");
             let of_files =
                 ["external", "host", "revocation", "verifier"].map(|file| room.join(file).join("tests.rs"));
