@@ -344,11 +344,10 @@ fn confirm_child_key_exchange(
     match (context, proposal.of_kind(TransformType::KE).next()) {
         (ChildContext::Auth, None) => Ok(None),
         (ChildContext::Create(_), None) if offered.additional.is_empty() => Ok(None),
-        (ChildContext::Create(_), None) => Err(not_offered),
         (ChildContext::Create(_), Some(transform)) if *transform == Transform::no_key_exchange() => {
             offered.additional.is_empty().then_some(None).ok_or(not_offered)
         }
-        (ChildContext::Auth, Some(_)) => Err(not_offered),
+        (ChildContext::Auth, Some(_)) | (ChildContext::Create(_), None) => Err(not_offered),
         (ChildContext::Create(sent), Some(_)) => {
             let method = pick(&offered.key_exchange, proposal).ok_or(not_offered)?;
             if sent == Some(method.into()) {

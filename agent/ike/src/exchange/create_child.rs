@@ -305,8 +305,8 @@ impl Endpoint {
     /// What the response says. `None` while additional key exchanges are left: the next is in the request.
     fn read_answer(&mut self, id: IkeSaId, request: &mut Request, payloads: &Payloads) -> Option<Answer> {
         let unacceptable = |detail: &str| Some(Answer::Unacceptable(Failure::Protocol, detail.to_owned()));
-        let (confirmed, secrets) = match request.under_way.take() {
-            Some((confirmed, follow_up)) => match follow_up.advance(self.provider, payloads) {
+        let (confirmed, secrets) = if let Some((confirmed, follow_up)) = request.under_way.take() {
+            match follow_up.advance(self.provider, payloads) {
                 Advance::Done(secrets) => (confirmed, secrets),
                 Advance::More(follow_up) => {
                     request.under_way = Some((confirmed, follow_up));
@@ -314,30 +314,29 @@ impl Endpoint {
                 }
                 Advance::Refused(kind) => return Some(Answer::Refused(kind, None)),
                 Advance::Unacceptable(detail) => return unacceptable(detail),
-            },
-            None => {
-                if let Some(error) = payloads.error_notify() {
-                    let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
-                    return Some(Answer::Refused(error.kind, wanted));
+            }
+        } else {
+            if let Some(error) = payloads.error_notify() {
+                let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
+                return Some(Answer::Refused(error.kind, wanted));
+            }
+            let (Some(nonce_r), Some(_)) = (payloads.nonce(), payloads.security_association()) else {
+                return Some(Answer::Silent);
+            };
+            if request.deleted.iter().any(|spi| answers_with(payloads, *spi)) {
+                return Some(Answer::Refused(NotifyType::TEMPORARY_FAILURE, None));
+            }
+            let confirmed = match self.confirm_child_answer(id, &request.answered(nonce_r), payloads) {
+                Ok(confirmed) => confirmed,
+                Err((failure, detail)) => return Some(Answer::Unacceptable(failure, detail)),
+            };
+            match FollowUp::begin(self.provider, confirmed.suite.additional, payloads) {
+                Ok(None) => (confirmed, Secrets::default()),
+                Ok(Some(follow_up)) => {
+                    request.under_way = Some((confirmed, follow_up));
+                    return None;
                 }
-                let (Some(nonce_r), Some(_)) = (payloads.nonce(), payloads.security_association()) else {
-                    return Some(Answer::Silent);
-                };
-                if request.deleted.iter().any(|spi| answers_with(payloads, *spi)) {
-                    return Some(Answer::Refused(NotifyType::TEMPORARY_FAILURE, None));
-                }
-                let confirmed = match self.confirm_child_answer(id, &request.answered(nonce_r), payloads) {
-                    Ok(confirmed) => confirmed,
-                    Err((failure, detail)) => return Some(Answer::Unacceptable(failure, detail)),
-                };
-                match FollowUp::begin(self.provider, confirmed.suite.additional, payloads) {
-                    Ok(None) => (confirmed, Secrets::default()),
-                    Ok(Some(follow_up)) => {
-                        request.under_way = Some((confirmed, follow_up));
-                        return None;
-                    }
-                    Err(detail) => return unacceptable(detail),
-                }
+                Err(detail) => return unacceptable(detail),
             }
         };
         if request.deleted.contains(&confirmed.outbound) {

@@ -252,7 +252,7 @@ impl Endpoint {
                 }
                 made
             }
-            Agreed::Ike(ike) => self.finish_ike_rekey_answer(id, number, *ike, &secrets, answer),
+            Agreed::Ike(ike) => self.finish_ike_rekey_answer(id, number, &ike, &secrets, answer),
         }
     }
 }

@@ -175,8 +175,8 @@ impl Endpoint {
 
     fn read_ike_rekey(&mut self, id: IkeSaId, request: &mut Request, payloads: &Payloads) -> Answer {
         let syntax = Answer::Refused(NotifyType::INVALID_SYNTAX, None);
-        let (heir, secrets) = match request.under_way.take() {
-            Some((heir, follow_up)) => match follow_up.advance(self.provider, payloads) {
+        let (heir, secrets) = if let Some((heir, follow_up)) = request.under_way.take() {
+            match follow_up.advance(self.provider, payloads) {
                 Advance::Done(secrets) => (heir, secrets),
                 Advance::More(follow_up) => {
                     request.under_way = Some((heir, follow_up));
@@ -184,23 +184,22 @@ impl Endpoint {
                 }
                 Advance::Refused(kind) => return Answer::Refused(kind, None),
                 Advance::Unacceptable(_) => return syntax,
-            },
-            None => {
-                if let Some(error) = payloads.error_notify() {
-                    let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
-                    return Answer::Refused(error.kind, wanted);
+            }
+        } else {
+            if let Some(error) = payloads.error_notify() {
+                let wanted = error.wanted_ke().ok().and_then(KeyExchange::from_method);
+                return Answer::Refused(error.kind, wanted);
+            }
+            let Some(heir) = confirm_ike_rekey(request, payloads) else {
+                return syntax;
+            };
+            match FollowUp::begin(self.provider, heir.suite.additional, payloads) {
+                Ok(None) => (heir, Secrets::default()),
+                Ok(Some(follow_up)) => {
+                    request.under_way = Some((heir, follow_up));
+                    return Answer::More;
                 }
-                let Some(heir) = confirm_ike_rekey(request, payloads) else {
-                    return syntax;
-                };
-                match FollowUp::begin(self.provider, heir.suite.additional, payloads) {
-                    Ok(None) => (heir, Secrets::default()),
-                    Ok(Some(follow_up)) => {
-                        request.under_way = Some((heir, follow_up));
-                        return Answer::More;
-                    }
-                    Err(_) => return syntax,
-                }
+                Err(_) => return syntax,
             }
         };
         match self.make_heir(id, &heir, &secrets) {
@@ -316,7 +315,7 @@ impl Endpoint {
         &mut self,
         id: IkeSaId,
         number: u32,
-        pending: PendingIke,
+        pending: &PendingIke,
         secrets: &Secrets,
         last: Payload,
     ) -> Result<(), Notify> {

@@ -52,9 +52,9 @@ fn key_payload(method: AdditionalKeyExchange, data: &[u8]) -> Payload {
 fn open(sut: &mut Sut, peer: &mut Peer) -> (Header, Payloads, Vec<u8>) {
     let (_, mut datagram) = sut.take();
     let body = Message::parse(&datagram).unwrap().body().unwrap();
-    let opener = &mut peer.keys.opener;
-    let opened = opener.open_message(peer.provider, &mut datagram, &body).unwrap();
-    let opened = opened.unwrap().into_inner();
+    let keys = &mut peer.keys.opener;
+    let whole = keys.open_message(peer.provider, &mut datagram, &body).unwrap();
+    let opened = whole.unwrap().into_inner();
     let covered = opened.intermediate.unwrap_or_default();
     (opened.header, opened.payloads.unwrap(), covered)
 }
@@ -237,23 +237,16 @@ fn who_strips_additional_key_exchanges_is_found_out_by_auth() {
         let (path, sent) = sut.take();
         let (header, payloads) = clear(&sent);
         // The attacker takes either the proposal or the announcement out of the request.
-        let changed: Vec<Payload> = payloads
-            .as_slice()
-            .iter()
-            .filter_map(|payload| match payload {
-                Payload::SecurityAssociation(sa) if strips_offer => {
-                    let mut plain = sa.clone();
-                    plain.proposals.remove(0);
-                    Some(Payload::SecurityAssociation(plain))
+        let mut changed = payloads.as_slice().to_vec();
+        if strips_offer {
+            for payload in &mut changed {
+                if let Payload::SecurityAssociation(offer) = payload {
+                    offer.proposals.remove(0);
                 }
-                Payload::Notify(notify)
-                    if !strips_offer && notify.kind == NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED =>
-                {
-                    None
-                }
-                other => Some(other.clone()),
-            })
-            .collect();
+            }
+        } else {
+            changed.retain(|payload| *payload != supported());
+        }
         let received = encode(&header, &changed).unwrap();
         assert_ne!(received, sent);
         // The peer answers what it has received, without an additional key exchange.
