@@ -169,7 +169,8 @@ fn says(lab: &Lab, tunnel: &str, condition: &str, wanted: &str) -> Result<String
     })
 }
 
-fn patch(lab: &Lab, patch: &str) -> Result<()> {
+/// Edits the tunnel by a merge patch.
+pub(crate) fn patch(lab: &Lab, patch: &str) -> Result<()> {
     let words = [
         "patch",
         "ipsectunnel",

@@ -34,7 +34,8 @@ pub(crate) struct Watch {
     nodes: Vec<Ipv4Addr>,
 }
 
-type Counters = BTreeMap<String, u64>;
+/// By name.
+pub(crate) type Counters = BTreeMap<String, u64>;
 
 /// What a trial's own point allows; the default is nothing at all.
 #[derive(Clone, Debug)]
@@ -219,7 +220,8 @@ pub(crate) fn milliseconds(frame: &Frame) -> u64 {
     u64::from(seconds) * 1000 + u64::from(micros) / 1000
 }
 
-fn counters(lab: &Lab, node: &str) -> Result<Counters> {
+/// A node's `/proc/net/xfrm_stat`.
+pub(crate) fn counters(lab: &Lab, node: &str) -> Result<Counters> {
     let text = lab.node(node)?.run(&["cat", "/proc/net/xfrm_stat"])?;
     let one = |line: &str| {
         let (name, value) = line.split_once(char::is_whitespace)?;

@@ -27,6 +27,7 @@ mod nodes;
 mod outside;
 mod restart;
 mod standing;
+mod volume;
 mod world;
 
 /// What a trial is: it answers with the evidence that the table at the end shows.
@@ -83,6 +84,7 @@ const TRIALS: &[(&str, Check)] = &[
         "restart::node_crashes_and_returns",
         restart::node_crashes_and_returns,
     ),
+    ("volume::soft_and_hard_limits", volume::soft_and_hard_limits),
     ("nodes::added_and_removed", nodes::added_and_removed),
     ("kernels::mesh_of_three_kernels", kernels::mesh_of_three_kernels),
     ("external::pre_shared_key", external::pre_shared_key),
