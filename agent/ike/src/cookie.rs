@@ -1,13 +1,15 @@
 //! Cookies (RFC 7296 §2.6): proof that an initiator receives at its address, without any state for it here.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::config::Prf;
-use crate::crypto::{CryptoError, Provider, Secret, constant_time_eq};
+use crate::crypto::{CryptoError, KeyedPrf, Provider, constant_time_eq};
 use crate::time::Instant;
 use crate::types::IkeSpi;
-use crate::wire::Nonce;
 
 /// A secret makes cookies for this long, and checks them for as long again.
 const ROTATION: Duration = Duration::from_mins(1);
@@ -19,11 +21,17 @@ pub(crate) struct CookieJar {
     next_number: u8,
 }
 
-#[derive(Debug)]
 struct Period {
     number: u8,
     since: Instant,
-    secret: Secret,
+    /// Keyed once: a flood of requests costs one MAC each.
+    mac: Box<dyn KeyedPrf>,
+}
+
+impl fmt::Debug for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Period({})", self.number)
+    }
 }
 
 impl CookieJar {
@@ -34,11 +42,11 @@ impl CookieJar {
         now: Instant,
         source: IpAddr,
         spi: IkeSpi,
-        nonce: &Nonce,
+        nonce: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         self.rotate(provider, now)?;
         let period = self.secrets.last().ok_or(CryptoError::Random)?;
-        Ok(period.cookie(provider, source, spi, nonce))
+        Ok(period.cookie(source, spi, nonce))
     }
 
     /// Whether we made `cookie` for this initiator within the last two periods.
@@ -48,7 +56,7 @@ impl CookieJar {
         now: Instant,
         source: IpAddr,
         spi: IkeSpi,
-        nonce: &Nonce,
+        nonce: &[u8],
         cookie: &[u8],
     ) -> bool {
         if self.rotate(provider, now).is_err() {
@@ -57,7 +65,7 @@ impl CookieJar {
         self.secrets
             .iter()
             .filter(|period| cookie.first() == Some(&period.number))
-            .any(|period| constant_time_eq(&period.cookie(provider, source, spi, nonce), cookie))
+            .any(|period| constant_time_eq(&period.cookie(source, spi, nonce), cookie))
     }
 
     /// Rotation happens on use: an engine that asks for no cookies has nothing to do.
@@ -66,12 +74,12 @@ impl CookieJar {
             .retain(|period| now.saturating_since(period.since) < 2 * ROTATION);
         let stale = |period: &Period| now.saturating_since(period.since) >= ROTATION;
         if self.secrets.last().is_none_or(stale) {
-            let mut secret = [0; 32];
-            provider.random.fill(&mut secret)?;
+            let mut secret = Zeroizing::new([0; 32]);
+            provider.random.fill(secret.as_mut_slice())?;
             self.secrets.push(Period {
                 number: self.next_number,
                 since: now,
-                secret: Secret::from(&secret[..]),
+                mac: provider.prf.keyed(Prf::HmacSha256, secret.as_slice()),
             });
             self.next_number = self.next_number.wrapping_add(1);
         }
@@ -80,16 +88,12 @@ impl CookieJar {
 }
 
 impl Period {
-    fn cookie(&self, provider: &Provider, source: IpAddr, spi: IkeSpi, nonce: &Nonce) -> Vec<u8> {
-        let address = match source {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
+    fn cookie(&self, source: IpAddr, spi: IkeSpi, nonce: &[u8]) -> Vec<u8> {
+        let spi = spi.value().to_be_bytes();
+        let mac = match source {
+            IpAddr::V4(address) => self.mac.apply(&[nonce, &address.octets(), &spi]),
+            IpAddr::V6(address) => self.mac.apply(&[nonce, &address.octets(), &spi]),
         };
-        let mac = provider.prf.keyed(Prf::HmacSha256, self.secret.expose()).apply(&[
-            nonce.as_bytes(),
-            &address,
-            &spi.value().to_be_bytes(),
-        ]);
         [&[self.number], mac.expose()].concat()
     }
 }

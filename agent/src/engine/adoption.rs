@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 const OUTBOUND_GRACE: Duration = Duration::from_secs(1);
-const INBOUND_GRACE: Duration = Duration::from_secs(10);
+/// The peer may send through what it knows of the former run for half a minute, until it has heard that the new pair stands.
+const INBOUND_GRACE: Duration = Duration::from_secs(35);
 
 /// SAs of a previous run.
 #[derive(Clone, Debug, Default)]

@@ -139,6 +139,12 @@ impl Endpoint {
         }
     }
 
+    /// Whether a pair leaves because it lost a collision.
+    pub(crate) fn is_redundant(&self, id: ChildSaId) -> bool {
+        let child = self.children.get(&id);
+        child.is_some_and(|child| matches!(child.stage, Stage::Leaving(_, CloseReason::Redundant)))
+    }
+
     /// A crossing exchange made this pair redundant: its creator, the peer, deletes it.
     pub(crate) fn make_redundant(&mut self, id: ChildSaId) {
         let Some(child) = self.children.get_mut(&id) else {

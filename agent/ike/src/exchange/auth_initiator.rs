@@ -271,6 +271,7 @@ impl Endpoint {
                 sa,
                 &Settled {
                     child,
+                    protocol: self.protocol_of(attempt.peer, child),
                     spi,
                     rekeys: None,
                 },

@@ -25,7 +25,12 @@ impl Endpoint {
         let Some(peer) = self.sas.get(&id).map(|sa| sa.peer) else {
             return;
         };
-        let Settled { child, spi, rekeys } = *settled;
+        let Settled {
+            child,
+            protocol,
+            spi,
+            rekeys,
+        } = *settled;
         match answer {
             Answer::Agreed(pair) => {
                 if let Some(slot) = self.slot_mut(peer, child) {
@@ -53,7 +58,6 @@ impl Endpoint {
                 self.child_failed(peer, child, rekeys, failure, detail);
             }
             Answer::Unacceptable(failure, detail) => {
-                let protocol = self.protocol_of(peer, child);
                 self.enqueue(id, Task::DeleteUnused(protocol, spi));
                 self.child_failed(peer, child, rekeys, failure, detail);
             }

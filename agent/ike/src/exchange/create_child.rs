@@ -20,6 +20,7 @@ use crate::wire::{
 /// A request of ours for a pair.
 pub(crate) struct Request {
     pub(crate) child: ChildId,
+    protocol: SaProtocol,
     pub(crate) spi: EspSpi,
     pub(crate) rekeys: Option<ChildSaId>,
     /// The pair that a crossing request of the peer has made.
@@ -60,6 +61,8 @@ pub(crate) struct AnsweredChild<'a> {
 /// What was asked for, once the answer is read.
 pub(crate) struct Settled {
     pub(crate) child: ChildId,
+    /// What was asked for: the configuration may say something else by now.
+    pub(crate) protocol: SaProtocol,
     pub(crate) spi: EspSpi,
     pub(crate) rekeys: Option<ChildSaId>,
 }
@@ -81,6 +84,7 @@ impl Request {
     fn settled(&self) -> Settled {
         Settled {
             child: self.child,
+            protocol: self.protocol,
             spi: self.spi,
             rekeys: self.rekeys,
         }
@@ -212,6 +216,7 @@ impl Endpoint {
         ));
         let request = Request {
             child,
+            protocol: self.protocol_of(peer_id, child),
             spi,
             rekeys,
             crossed: None,

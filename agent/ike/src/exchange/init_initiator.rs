@@ -20,6 +20,9 @@ use crate::wire::{
 /// How often COOKIE or INVALID_KE_PAYLOAD may make one exchange begin again.
 const MAX_RESTARTS: u8 = 5;
 
+/// A responder adds a CERTREQ and what it is able to. It asks nobody for a cookie who has sent as many bytes as that.
+const PADDING: usize = 64;
+
 /// Responses to one offer that are pursued at the same time.
 const MAX_CANDIDATES: usize = 4;
 
@@ -144,6 +147,7 @@ impl Endpoint {
             let hashes = Notify::hash_algorithms(&SignatureAlgorithm::HASHES);
             payloads.push(Payload::Notify(hashes));
         }
+        payloads.push(Payload::VendorId(vec![0; PADDING]));
         let Ok(request) = crate::wire::encode(&header, &payloads) else {
             self.fail_attempt(
                 id,

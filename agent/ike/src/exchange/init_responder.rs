@@ -14,8 +14,8 @@ use crate::sa::{HalfOpen, HalfOpenOutcome, PpkUse, SpiOwner};
 use crate::timer::Timer;
 use crate::types::{IkeSaId, IkeSpi, Path, PeerId};
 use crate::wire::{
-    ExchangeType, Flags, Header, KeyExchangeData, MessageId, Nonce, Notify, NotifyType, Payload, Payloads,
-    Role, Spi, Version,
+    ExchangeType, Flags, Glance, Header, KeyExchangeData, Message, MessageId, Nonce, Notify, NotifyType,
+    Payload, Payloads, Role, Spi, Version,
 };
 
 /// Why a peer is refused where ESP in UDP is forbidden.
@@ -23,6 +23,9 @@ const BEHIND_NAT: &str =
     "there is a NAT between the ends, and childSA.encapsulation is Never here: set it to Auto";
 /// Half-open SAs from one address above which that address is asked for a cookie.
 const COOKIE_THRESHOLD_PER_SOURCE: usize = 3;
+
+/// A longer request to begin is nobody's: 3000 bytes are to be taken (RFC 7296 §2), and each half-open SA keeps its own.
+const LONGEST_REQUEST: usize = 4096;
 
 /// The half-open SAs, by what can name them.
 #[derive(Default)]
@@ -96,7 +99,45 @@ impl HalfOpenTable {
 }
 
 impl Endpoint {
-    /// An IKE_SA_INIT request came, from anybody.
+    /// What a request to begin has to pass before anything of it is copied or computed with. Under load an initiator shows
+    /// that it receives at its address first (RFC 7296 §2.6).
+    pub(super) fn screen(
+        &mut self,
+        path: Path,
+        message: &Message<'_>,
+        datagram: &[u8],
+    ) -> Result<(), Disposition> {
+        let header = &message.header;
+        let first = header.responder_spi.is_none() && header.message_id == MessageId(0);
+        if !first || header.flags.sender() != Role::Initiator || datagram.len() > LONGEST_REQUEST {
+            return Err(Disposition::Dropped(DropReason::Malformed));
+        }
+        let source = path.remote.ip();
+        if !self.by_address.contains_key(&(path.local.ip(), source)) {
+            return Err(Disposition::Dropped(DropReason::UnknownPeer));
+        }
+        let repeated = self
+            .half_open
+            .begun_by(source, header.initiator_spi)
+            .find(|sa| sa.request == datagram);
+        if let Some(response) = repeated.map(|sa| sa.response.clone()) {
+            self.transmit(path, response);
+            return Err(Disposition::Answered(AnswerReason::Repeated));
+        }
+        if self.half_open.len() >= self.config.limits.half_open {
+            return Err(Disposition::Dropped(DropReason::HalfOpenLimit));
+        }
+        let load = self.half_open.len() >= self.config.limits.cookie_threshold
+            || self.half_open.count_of(source) >= COOKIE_THRESHOLD_PER_SOURCE;
+        if load {
+            let malformed = |_| Disposition::Dropped(DropReason::Malformed);
+            let glance = message.glance().map_err(malformed)?;
+            self.challenge(path, header, glance, datagram.len())?;
+        }
+        Ok(())
+    }
+
+    /// An IKE_SA_INIT request that has passed the screen.
     pub(crate) fn receive_init_request(
         &mut self,
         path: Path,
@@ -104,28 +145,10 @@ impl Endpoint {
         payloads: &Payloads,
         datagram: &[u8],
     ) -> Disposition {
-        let first = header.responder_spi.is_none() && header.message_id == MessageId(0);
-        if !first || header.flags.sender() != Role::Initiator {
-            return Disposition::Dropped(DropReason::Malformed);
-        }
         let source = path.remote.ip();
         let Some(peer) = self.by_address.get(&(path.local.ip(), source)).copied() else {
             return Disposition::Dropped(DropReason::UnknownPeer);
         };
-        let repeated = self
-            .half_open
-            .begun_by(source, header.initiator_spi)
-            .find(|sa| sa.request == datagram);
-        if let Some(response) = repeated.map(|sa| sa.response.clone()) {
-            self.transmit(path, response);
-            return Disposition::Answered(AnswerReason::Repeated);
-        }
-        if self.half_open.len() >= self.config.limits.half_open {
-            return Disposition::Dropped(DropReason::HalfOpenLimit);
-        }
-        if let Some(disposition) = self.ask_for_cookie(path, header, payloads) {
-            return disposition;
-        }
         if self.half_open.count_of(source) >= self.config.limits.half_open_per_source {
             return Disposition::Dropped(DropReason::HalfOpenLimit);
         }
@@ -135,29 +158,33 @@ impl Endpoint {
         self.answer_init(peer, path, header, payloads, datagram)
     }
 
-    /// Under load an initiator has to show that it receives at its address, before anything is computed for it.
-    fn ask_for_cookie(&mut self, path: Path, header: &Header, payloads: &Payloads) -> Option<Disposition> {
-        let source = path.remote.ip();
-        let load = self.half_open.len() >= self.config.limits.cookie_threshold
-            || self.half_open.count_of(source) >= COOKIE_THRESHOLD_PER_SOURCE;
-        if !load {
-            return None;
-        }
-        let Some(nonce) = payloads.nonce() else {
-            return Some(Disposition::Dropped(DropReason::Malformed));
+    /// Passes who returns a cookie of ours, asks for one who has none, and is silent to all others.
+    fn challenge(
+        &mut self,
+        path: Path,
+        header: &Header,
+        glance: Glance<'_>,
+        received: usize,
+    ) -> Result<(), Disposition> {
+        let (now, source, spi) = (self.now.mono, path.remote.ip(), header.initiator_spi);
+        let Some(nonce) = glance.nonce else {
+            return Err(Disposition::Dropped(DropReason::Malformed));
         };
-        let (now, spi) = (self.now.mono, header.initiator_spi);
-        if let Some(cookie) = payloads.notify(NotifyType::COOKIE) {
+        if let Some(cookie) = glance.cookie {
             let ours = self
                 .cookies
-                .accepts(self.provider, now, source, spi, nonce, &cookie.data);
-            return (!ours).then_some(Disposition::Dropped(DropReason::BadCookie));
+                .accepts(self.provider, now, source, spi, nonce, cookie);
+            return if ours {
+                Ok(())
+            } else {
+                Err(Disposition::Dropped(DropReason::BadCookie))
+            };
         }
         let Ok(cookie) = self.cookies.bake(self.provider, now, source, spi, nonce) else {
-            return Some(Disposition::Dropped(DropReason::HalfOpenLimit));
+            return Err(Disposition::Dropped(DropReason::HalfOpenLimit));
         };
         let notify = Notify::with_data(NotifyType::COOKIE, cookie);
-        Some(self.answer_stateless(path, header, notify, AnswerReason::Cookie))
+        Err(self.answer_stateless(path, header, notify, AnswerReason::Cookie, received))
     }
 
     fn answer_init(
@@ -185,12 +212,12 @@ impl Endpoint {
         let proposals = usable(&peer.config.ike_proposals, payloads);
         let Some(chosen) = select_ike(&proposals, offer) else {
             let reason = || diagnosis::no_common(offer, &ike_offer(&proposals, &Spi::Absent));
-            return self.refuse_init(peer_id, path, header, reason);
+            return self.refuse_init(peer_id, path, header, datagram.len(), reason);
         };
         let suite = chosen.suite;
         if ke.method != suite.key_exchange.into() {
             let notify = Notify::invalid_ke(suite.key_exchange.into());
-            return self.answer_stateless(path, header, notify, AnswerReason::InvalidKe);
+            return self.answer_stateless(path, header, notify, AnswerReason::InvalidKe, datagram.len());
         }
         let (auth, encapsulation) = (peer.config.auth.clone(), peer.config.encapsulation);
         // An end that must have one says so in IKE_AUTH, where the answer is sealed.
@@ -200,7 +227,33 @@ impl Endpoint {
         };
         let detected = nat::detected(self.provider, payloads, header.initiator_spi, None, path);
         if detected.is_there() && encapsulation == Encapsulation::Never {
-            return self.refuse_init(peer_id, path, header, || BEHIND_NAT.to_owned());
+            return self.refuse_init(peer_id, path, header, datagram.len(), || BEHIND_NAT.to_owned());
+        }
+        let (Some(spi_r), Some(nonce_r)) = (self.draw_ike_spi(), self.draw_nonce()) else {
+            return malformed;
+        };
+        let spi_i = header.initiator_spi;
+        let mut rest = vec![Payload::Nonce(nonce_r.clone())];
+        rest.extend(nat::notifies(
+            self.provider,
+            spi_i,
+            Some(spi_r),
+            path,
+            encapsulation,
+        ));
+        rest.extend(self.abilities(peer_id, &auth, suite, ppk_use));
+        let answer = |ke: KeyExchangeData| {
+            let mut answer = vec![
+                Payload::SecurityAssociation(chosen.response(Spi::Absent)),
+                Payload::KeyExchange(ke),
+            ];
+            answer.extend_from_slice(&rest);
+            crate::wire::encode(&init_response(spi_i, spi_r), &answer)
+        };
+        // The peer's public value is as long as ours will be, and nothing has been computed with it yet.
+        let longer = answer(ke.clone()).is_ok_and(|response| response.len() > datagram.len());
+        if longer && let Err(disposition) = self.challenge(path, header, payloads.glance(), datagram.len()) {
+            return disposition;
         }
         let Ok(key_exchange) = self
             .provider
@@ -212,48 +265,29 @@ impl Endpoint {
         let Ok(shared) = key_exchange.complete(&ke.data) else {
             return malformed;
         };
-        let (Some(spi_r), Some(nonce_r)) = (self.draw_ike_spi(), self.draw_nonce()) else {
-            return malformed;
-        };
-        let spi_i = header.initiator_spi;
         let keys = Skeyseed::initial(self.provider, suite, &shared, nonce_i, &nonce_r).into_ike_keys(
             self.provider,
             spi_i,
             spi_r,
             Role::Responder,
         );
-        let mut answer = vec![
-            Payload::SecurityAssociation(chosen.response(Spi::Absent)),
-            Payload::KeyExchange(KeyExchangeData {
-                method: suite.key_exchange.into(),
-                data: key_exchange.public_value().to_vec(),
-            }),
-            Payload::Nonce(nonce_r.clone()),
-        ];
-        answer.extend(nat::notifies(
-            self.provider,
-            spi_i,
-            Some(spi_r),
-            path,
-            encapsulation,
-        ));
-        answer.extend(self.abilities(peer_id, &auth, suite));
-        answer.extend((ppk_use == PpkUse::Announced).then(ppk::announced));
-        let header = init_response(spi_i, spi_r);
-        let (Ok(mut keys), Ok(response)) = (keys, crate::wire::encode(&header, &answer)) else {
+        let response = answer(KeyExchangeData {
+            method: suite.key_exchange.into(),
+            data: key_exchange.public_value().to_vec(),
+        });
+        let (Ok(mut keys), Ok(response)) = (keys, response) else {
             return malformed;
         };
         if let Some(longest) = self.agreed_fragments(payloads, path) {
             keys.allow_fragments(longest);
         }
-        let id = IkeSaId(self.next_id());
-        let sa = HalfOpen {
+        self.keep_half_open(HalfOpen {
             peer: peer_id,
             spi_i,
             spi_r,
             path,
             request: datagram.to_vec(),
-            response: response.clone(),
+            response,
             nonce_i: nonce_i.clone(),
             nonce_r,
             keys,
@@ -262,20 +296,26 @@ impl Endpoint {
             passed: None,
             ppk: ppk_use,
             outcome: HalfOpenOutcome::Waiting,
-        };
-        self.half_open.insert(id, sa);
-        self.by_spi.insert(spi_r, SpiOwner::HalfOpen(id));
+        })
+    }
+
+    /// The response goes, and the exchange waits for what follows.
+    fn keep_half_open(&mut self, sa: HalfOpen) -> Disposition {
+        let id = IkeSaId(self.next_id());
+        self.by_spi.insert(sa.spi_r, SpiOwner::HalfOpen(id));
         self.set_timer(Timer::HalfOpen(id), self.config.limits.half_open_timeout);
-        self.transmit(path, response);
+        self.transmit(sa.path, sa.response.clone());
+        self.half_open.insert(id, sa);
         Disposition::Accepted
     }
 
     /// What a response says of this end besides the choice.
-    fn abilities(&self, peer: PeerId, auth: &PeerAuth, suite: IkeSuite) -> Vec<Payload> {
+    fn abilities(&self, peer: PeerId, auth: &PeerAuth, suite: IkeSuite, ppk: PpkUse) -> Vec<Payload> {
         let mut payloads: Vec<Payload> = self.offers_fragments().into_iter().collect();
         let childless = Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED);
         payloads.push(Payload::Notify(childless));
         payloads.extend((!suite.additional.is_empty()).then(intermediate::supported));
+        payloads.extend((ppk == PpkUse::Announced).then(ppk::announced));
         if *auth == PeerAuth::Certificate {
             payloads.push(self.certificate_request(peer));
             let hashes = Notify::hash_algorithms(&SignatureAlgorithm::HASHES);
@@ -291,10 +331,11 @@ impl Endpoint {
         id: PeerId,
         path: Path,
         header: &Header,
+        received: usize,
         reason: impl FnOnce() -> String,
     ) -> Disposition {
         let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
-        let answered = self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen);
+        let answered = self.answer_stateless(path, header, notify, AnswerReason::NoProposalChosen, received);
         let told = self.peers.get_mut(&id).is_none_or(|peer| {
             peer.current.is_some() || std::mem::replace(&mut peer.told_refused_init, true)
         });

@@ -145,20 +145,26 @@ impl Endpoint {
 
     /// Puts a request into the queue of an IKE SA, once.
     pub(crate) fn enqueue(&mut self, id: IkeSaId, task: Task) {
+        // Before anything that the peer takes for a sign that all of our inbound halves stand: a pair that lost a collision
+        // must not carry its traffic.
+        let first = match task {
+            Task::DeleteUnused(..) => true,
+            Task::DeleteChild(pair) => self.is_redundant(pair),
+            Task::Confirm(_)
+            | Task::CreateChild(_)
+            | Task::DeleteIke
+            | Task::Liveness
+            | Task::RekeyChild(_)
+            | Task::RekeyIke => false,
+        };
         if let Some(sa) = self.sas.get_mut(&id)
             && sa.standing != Standing::Closed
             && !sa.queue.contains(&task)
         {
-            match task {
-                // Before anything that the peer takes for a sign that all of our inbound halves stand.
-                Task::DeleteUnused(..) => sa.queue.push_front(task),
-                Task::Confirm(_)
-                | Task::CreateChild(_)
-                | Task::DeleteChild(_)
-                | Task::DeleteIke
-                | Task::Liveness
-                | Task::RekeyChild(_)
-                | Task::RekeyIke => sa.queue.push_back(task),
+            if first {
+                sa.queue.push_front(task);
+            } else {
+                sa.queue.push_back(task);
             }
         }
     }

@@ -19,11 +19,15 @@ impl Endpoint {
         };
         let header = message.header;
         if header.version.major() != 2 {
-            return self.other_version(path, &header);
+            return self.other_version(path, &header, datagram.len());
+        }
+        let begins = header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.is_response();
+        if begins && let Err(disposition) = self.screen(path, &message, datagram) {
+            return disposition;
         }
         let body = match message.body() {
             Ok(body) => body,
-            Err(error) => return self.unreadable(path, &header, &error),
+            Err(error) => return self.unreadable(path, &header, &error, datagram.len()),
         };
         if header.exchange == ExchangeType::IKE_SA_INIT {
             let Body::Plain(payloads) = body else {
@@ -216,13 +220,20 @@ impl Endpoint {
 
     /// An unknown critical payload is named to a configured peer that begins (RFC 7296 §2.5); all else that cannot be
     /// read is ignored.
-    fn unreadable(&mut self, path: Path, header: &Header, error: &DecodeError) -> Disposition {
+    fn unreadable(
+        &mut self,
+        path: Path,
+        header: &Header,
+        error: &DecodeError,
+        received: usize,
+    ) -> Disposition {
         match error.unsupported_critical() {
             Some(kind) if self.begins(path, header) => self.answer_stateless(
                 path,
                 header,
                 Notify::unsupported_critical(kind),
                 AnswerReason::UnsupportedCritical,
+                received,
             ),
             _ => Disposition::Dropped(DropReason::Malformed),
         }
@@ -237,7 +248,7 @@ impl Endpoint {
     }
 
     /// Another major version: told so to a configured peer that begins, and ignored otherwise (RFC 7296 §2.5).
-    fn other_version(&mut self, path: Path, header: &Header) -> Disposition {
+    fn other_version(&mut self, path: Path, header: &Header, received: usize) -> Disposition {
         if !self.begins(path, header) || header.version.major() < 2 {
             return Disposition::Dropped(DropReason::Malformed);
         }
@@ -246,16 +257,18 @@ impl Endpoint {
             header,
             Notify::new(NotifyType::INVALID_MAJOR_VERSION),
             AnswerReason::InvalidMajorVersion,
+            received,
         )
     }
 
-    /// An answer without any state for the sender, no longer than what it sent.
+    /// An answer without any state for the sender, and no longer than what it sent: nobody is flooded through us.
     pub(crate) fn answer_stateless(
         &mut self,
         path: Path,
         request: &Header,
         notify: Notify,
         reason: AnswerReason,
+        received: usize,
     ) -> Disposition {
         let header = Header {
             initiator_spi: request.initiator_spi,
@@ -266,11 +279,11 @@ impl Endpoint {
             message_id: request.message_id,
         };
         match crate::wire::encode(&header, &[Payload::Notify(notify)]) {
-            Ok(datagram) => {
+            Ok(datagram) if datagram.len() <= received => {
                 self.transmit(path, datagram);
                 Disposition::Answered(reason)
             }
-            Err(_) => Disposition::Dropped(DropReason::Malformed),
+            Ok(_) | Err(_) => Disposition::Dropped(DropReason::Malformed),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Whole messages: the header and what follows it, in clear or sealed.
 
-use super::PayloadType;
 use super::error::{DecodeError, EncodeError, Malformation};
 use super::fragment::{FragmentEnvelope, FragmentPosition};
 use super::header::{HEADER_LENGTH, Header};
+use super::notify::Notify;
 use super::payload::{ChainItem, MAX_PAYLOADS, Payload, Payloads, encode_chain, next_item};
 use super::reader::Reader;
 use super::writer::Writer;
+use super::{NotifyType, PayloadType};
 
 /// Bytes of an SK payload in front of what is sealed.
 pub(crate) const SK_HEAD: usize = 4;
@@ -49,6 +50,29 @@ impl<'a> Message<'a> {
         }
     }
 
+    /// What a request to begin shows at first glance, without a copy of anything.
+    pub(crate) fn glance(&self) -> Result<Glance<'a>, DecodeError> {
+        let mut r = Reader::new(self.chain);
+        let mut kind = self.first;
+        let mut glance = Glance::default();
+        for _ in 0..=MAX_PAYLOADS {
+            if kind == PayloadType::NONE {
+                return Ok(glance);
+            }
+            let item = next_item(&mut r)?;
+            if kind == PayloadType::NONCE {
+                glance.nonce = Some(item.body);
+            } else if kind == PayloadType::NOTIFY {
+                let (notify, data) = Notify::glance(item.body)?;
+                if notify == NotifyType::COOKIE && glance.cookie.is_none() {
+                    glance.cookie = Some(data);
+                }
+            }
+            kind = item.next;
+        }
+        Err(DecodeError::new("payload chain", Malformation::Limit))
+    }
+
     /// SK and SKF are the last payload where they occur (RFC 7296 §3.14). Payloads in front of them are covered by
     /// the integrity check but mean nothing to us: unknown critical ones are an error, all others are skipped.
     fn find_envelope(&self) -> Result<Option<Body>, DecodeError> {
@@ -79,6 +103,13 @@ impl<'a> Message<'a> {
         }
         Err(DecodeError::new("payload chain", Malformation::Limit))
     }
+}
+
+/// What a cookie is made of and compared with (RFC 7296 §2.6).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Glance<'a> {
+    pub(crate) cookie: Option<&'a [u8]>,
+    pub(crate) nonce: Option<&'a [u8]>,
 }
 
 /// What follows the header.

@@ -46,4 +46,4 @@ pub use spi::Spi;
 pub use ts::{Selector, TrafficSelectors};
 
 pub(crate) use header::HEADER_LENGTH;
-pub(crate) use message::{SK_HEAD, SKF_HEAD, encode_content, encode_sealed_head};
+pub(crate) use message::{Glance, SK_HEAD, SKF_HEAD, encode_content, encode_sealed_head};

@@ -134,6 +134,16 @@ impl Notify {
         Ok(boot)
     }
 
+    /// The type and the data of a notify, in place.
+    pub(super) fn glance(body: &[u8]) -> Result<(NotifyType, &[u8]), DecodeError> {
+        let mut r = Reader::new(body);
+        r.u8("notify.protocol")?;
+        let spi_size = r.u8("notify.spi_size")?;
+        let kind = NotifyType(r.u16("notify.type")?);
+        r.take(usize::from(spi_size), "notify.spi")?;
+        Ok((kind, r.rest()))
+    }
+
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let protocol = Protocol(r.u8("notify.protocol")?);
         let spi_size = r.u8("notify.spi_size")?;

@@ -6,6 +6,7 @@ use super::delete::Delete;
 use super::error::{DecodeError, Malformation};
 use super::id::Identification;
 use super::ke::KeyExchangeData;
+use super::message::Glance;
 use super::nonce::Nonce;
 use super::notify::Notify;
 use super::reader::Reader;
@@ -221,6 +222,16 @@ impl Payloads {
             }
         }
         payloads
+    }
+
+    /// What a cookie is made of and compared with.
+    pub(crate) fn glance(&self) -> Glance<'_> {
+        Glance {
+            cookie: self
+                .notify(NotifyType::COOKIE)
+                .map(|notify| notify.data.as_slice()),
+            nonce: self.nonce().map(Nonce::as_bytes),
+        }
     }
 
     /// All deletes.

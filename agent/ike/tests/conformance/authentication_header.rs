@@ -1,13 +1,14 @@
 //! AH (RFC 4302): negotiated, rekeyed and deleted under its own protocol number, with integrity and without a cipher.
 
 use ipsecmesh_ike::crypto::{self, ChildContext};
-use ipsecmesh_ike::wire::{Delete, ExchangeType, Notify, NotifyType, Payload, Protocol, Spi};
+use ipsecmesh_ike::wire::{Delete, ExchangeType, Nonce, Notify, NotifyType, Payload, Protocol, Spi};
 use ipsecmesh_ike::*;
 
 use crate::draft::Draft;
 use crate::peer::{Peer, selectors};
 use crate::support;
-use crate::sut::{PEER, Sut, answering};
+use crate::sut::{PEER, Sut, answering, configured};
+use crate::talk::{auth_answer, we_began};
 
 const PEER_SPI: u32 = 0x2000_0001;
 
@@ -131,4 +132,32 @@ fn esp_and_ah_in_one_child_are_refused_by_name() {
         panic!("{refused:?}");
     };
     assert!(message.contains("ESP and AH in one child"));
+}
+
+/// Found by the simulation (seed 49812): what the configuration says now does not tell what was negotiated.
+#[test]
+fn a_pair_that_is_not_wanted_any_more_is_deleted_under_its_own_protocol() {
+    let mut config = configured(2);
+    config.children[1].proposals = proposals();
+    let (mut sut, mut peer, header, asked) = we_began(config.clone());
+    let answer = auth_answer(&peer, &asked);
+    peer.reply(&mut sut, &header, &answer);
+    let (header, asked) = peer.take(&mut sut);
+    assert_eq!(header.exchange, ExchangeType::CREATE_CHILD_SA);
+    config.children.pop();
+    sut.command(Command::UpsertPeer(Box::new(config)));
+    let offer = asked.security_association().unwrap();
+    let context = ChildContext::Create(None);
+    let chosen = crypto::select_child(&proposals(), true, context, offer).unwrap();
+    let answer = [
+        Payload::Notify(Notify::new(NotifyType::USE_TRANSPORT_MODE)),
+        Payload::SecurityAssociation(chosen.response(Spi::Esp(spi(0x3000)))),
+        Payload::Nonce(Nonce::from([3; 32])),
+        Payload::TsInitiator(asked.ts_initiator().unwrap().clone()),
+        Payload::TsResponder(asked.ts_responder().unwrap().clone()),
+    ];
+    peer.reply(&mut sut, &header, &answer);
+    let (_, told) = peer.take(&mut sut);
+    let deleted = told.deletes().next().unwrap();
+    assert!(matches!(deleted, Delete::Child(SaProtocol::Ah, spis) if spis.len() == 1));
 }

@@ -18,6 +18,8 @@ pub(crate) struct Draft {
     pub(crate) proposals: Vec<IkeProposal>,
     /// Payloads at the end.
     pub(crate) more: Vec<Payload>,
+    /// Bytes that make the request longer than any answer.
+    pub(crate) padding: usize,
 }
 
 impl Draft {
@@ -35,6 +37,7 @@ impl Draft {
             cookie: None,
             proposals: peer_config(2, 1, 1).ike_proposals,
             more: Vec::new(),
+            padding: 256,
         }
     }
 
@@ -53,7 +56,9 @@ impl Draft {
     }
 
     pub(crate) fn request(&self) -> Vec<u8> {
-        encode(&init_header(self.spi, None, Role::Initiator), &self.payloads()).expect("it fits")
+        let mut payloads = self.payloads();
+        payloads.push(Payload::VendorId(vec![0; self.padding]));
+        encode(&init_header(self.spi, None, Role::Initiator), &payloads).expect("it fits")
     }
 
     /// Takes the response: the peer has the keys now.

@@ -23,6 +23,7 @@ mod install_order;
 mod intermediate;
 mod invalid_ke;
 mod lifetime;
+mod load;
 mod nat;
 mod notifies;
 mod peer;

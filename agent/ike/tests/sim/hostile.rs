@@ -158,6 +158,8 @@ impl World {
                 data: started.public_value().to_vec(),
             }),
             Payload::Nonce(Nonce::from(nonce)),
+            // Longer than any answer: else a cookie is asked for at once.
+            Payload::VendorId(vec![0; 128]),
         ];
         encode(&header, &payloads).ok()
     }

@@ -242,3 +242,19 @@ fn re_authentication_never_leaves_an_end_without_its_pair() {
         }
     }
 }
+
+/// What an engine still has on the heap when all its peers are gone is what it began with: queues that are empty.
+#[test]
+fn an_engine_without_peers_holds_no_memory() {
+    /// Room of queues that have been used.
+    const QUEUES: i64 = 64 * 1024;
+    for seed in 0..100 {
+        let world = run(seed, false);
+        assert_eq!(world.failure, None, "seed {seed}");
+        for node in world.nodes {
+            let endpoint = node.endpoint;
+            let freed = -allocation_counter::measure(|| drop(endpoint)).bytes_current;
+            assert!((0..QUEUES).contains(&freed), "seed {seed}: {freed} bytes");
+        }
+    }
+}

@@ -308,7 +308,7 @@ impl World {
     /// SAs of a previous run go when the new pair stands: outbound first.
     pub(crate) fn adopt(&mut self, index: usize, peer: PeerId, child: ChildId) {
         for (place, inbound) in self.nodes[index].left_over(peer, child) {
-            let wait = Duration::from_secs(if inbound { 10 } else { 1 });
+            let wait = Duration::from_secs(if inbound { 35 } else { 1 });
             self.push(self.now + wait, Happening::Adopted { node: index, place });
         }
     }
