@@ -54,9 +54,9 @@ fn open(sut: &mut Sut, peer: &mut Peer) -> (Header, Payloads, Vec<u8>) {
     let body = Message::parse(&datagram).unwrap().body().unwrap();
     let keys = &mut peer.keys.opener;
     let whole = keys.open_message(peer.provider, &mut datagram, &body).unwrap();
-    let opened = whole.unwrap().into_inner();
-    let covered = opened.intermediate.unwrap_or_default();
-    (opened.header, opened.payloads.unwrap(), covered)
+    let message = whole.unwrap().into_inner();
+    let covered = message.intermediate.unwrap_or_default();
+    (message.header, message.payloads.unwrap(), covered)
 }
 
 /// The peer asks for one exchange and takes the new keys.
