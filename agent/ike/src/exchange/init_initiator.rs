@@ -430,7 +430,9 @@ impl Endpoint {
         };
         let peer = attempt.peer;
         let stands = attempt.replaces.is_some_and(|old| self.sas.contains_key(&old));
-        if attempt.lost || (attempt.speculative && stands) {
+        // The exchange that this one lost against may have come to nothing, too.
+        let won = self.peers.get(&peer).is_some_and(|peer| peer.current.is_some());
+        if (attempt.lost && won) || (attempt.speculative && stands) {
             return;
         }
         self.promote_redundant(peer);

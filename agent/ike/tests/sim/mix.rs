@@ -30,6 +30,8 @@ pub(crate) struct Mix {
     /// These additional key exchanges are proposed, and preferred, by none of the ends, by one, or by both.
     additional: AdditionalKeyExchanges,
     for_ike: [bool; 2],
+    /// The same for children: shorter ones, since every third datagram may be lost, and a fragment may be short.
+    additional_child: AdditionalKeyExchanges,
     for_children: [bool; 2],
     pub(crate) initiation: [Initiation; 2],
     encapsulation: [Encapsulation; 2],
@@ -62,6 +64,7 @@ impl Default for Mix {
             separate: false,
             additional: AdditionalKeyExchanges::NONE,
             for_ike: [false; 2],
+            additional_child: AdditionalKeyExchanges::NONE,
             for_children: [false; 2],
             initiation: [Initiation::Eager, GRACE],
             encapsulation: [Encapsulation::Auto; 2],
@@ -92,6 +95,8 @@ impl Mix {
             AdditionalKeyExchange::Method(KeyExchange::Ecp384),
         ];
         let additional = with_additional(apart.pick(&[&methods[..1], &methods[..]]));
+        let short = [KeyExchange::Ecp384, KeyExchange::Ecp521].map(AdditionalKeyExchange::Method);
+        let additional_child = with_additional(apart.pick(&[&short[..1], &short[..]]));
         let children = apart.below(6);
         let forced = dice.percent(10);
         let mut style = || Style {
@@ -120,6 +125,7 @@ impl Mix {
             separate: dice.percent(25),
             additional,
             for_ike: [lower > 0, lower > 1],
+            additional_child,
             for_children: [children > 2, children > 3],
             // Nobody reaches a host behind a NAT that has not spoken.
             initiation: if translated {
@@ -135,11 +141,6 @@ impl Mix {
                 LONG
             },
         }
-    }
-
-    /// Whether rekeys of children take several exchanges of many fragments.
-    pub(crate) fn has_long_rekeys(&self) -> bool {
-        self.for_children == [true; 2]
     }
 
     /// The configuration of one end with so many children.
@@ -173,7 +174,7 @@ impl Mix {
         config.children = styled.map(|(id, style)| style.child(ends, id)).collect();
         for child in config.children.iter_mut().filter(|_| self.for_children[own]) {
             let mut first = child.proposals[0].clone();
-            first.additional = self.additional;
+            first.additional = self.additional_child;
             child.proposals.insert(0, first);
         }
         config

@@ -49,10 +49,6 @@ pub(crate) fn build(seed: u64) -> World {
         let mix = Mix::draw(&mut dice, translated && one == 0);
         let children = small(1 + dice.below(3));
         let together = dice.percent(50);
-        if mix.has_long_rekeys() {
-            // Three exchanges of nine fragments each do not come through in time where every third datagram is lost.
-            world.weather.loss = world.weather.loss.min(5);
-        }
         world.mixes.insert((one, other), mix);
         world.children.insert((one, other), children);
         for (node, peer) in [(one, other), (other, one)] {
