@@ -1,9 +1,10 @@
 //! The responder's half of making a CHILD SA, in IKE_AUTH and in CREATE_CHILD_SA (RFC 7296 §1.2, §1.3.1, §1.3.3). The
 //! response leaves when the inbound half stands.
 
+use super::child_match::Match;
 use super::follow_up::{self, Secrets};
 use super::{Exchange, Held, diagnosis};
-use crate::child::{Agreement, Stage, selectors};
+use crate::child::Agreement;
 use crate::config::{ChildConfig, Mode, TrafficSelector};
 use crate::crypto::{ChildContext, ChildKeymat, ChildSuite, Chosen, Secret, child_offer, select_child};
 use crate::endpoint::Endpoint;
@@ -102,13 +103,6 @@ impl PendingChild {
     pub(super) fn replaces(&self) -> Option<ChildSaId> {
         self.agreed.rekeys
     }
-}
-
-/// One of our children that a request meets.
-struct Match {
-    config: ChildConfig,
-    local: Vec<TrafficSelector>,
-    remote: Vec<TrafficSelector>,
 }
 
 impl Endpoint {
@@ -444,63 +438,6 @@ impl Endpoint {
         Ok((Some(answer), Some(shared)))
     }
 
-    /// The child that a request is about: the one of the pair that is rekeyed, whose selectors neither widen nor
-    /// narrow, or the first that meets the offered selectors in its mode.
-    fn match_child(
-        &self,
-        id: IkeSaId,
-        rekeys: Option<ChildSaId>,
-        ts_i: &TrafficSelectors,
-        ts_r: &TrafficSelectors,
-        transport: bool,
-    ) -> Option<Match> {
-        let sa = self.sas.get(&id)?;
-        let peer = self.peers.get(&sa.peer)?;
-        let (here, there) = sa.translated(transport);
-        let (ts_r, ts_i) = (
-            selectors::seen(ts_r.ip(), here),
-            selectors::seen(ts_i.ip(), there),
-        );
-        if let Some(old) = rekeys {
-            let old = self.children.get(&old)?;
-            let config = peer.child(old.child)?.clone();
-            let local = selectors::narrow(&old.local_selectors, ts_r.iter());
-            let remote = selectors::narrow(&old.remote_selectors, ts_i.iter());
-            let whole = selectors::same(&local, &old.local_selectors)
-                && selectors::same(&remote, &old.remote_selectors);
-            return (whole && (config.mode == Mode::Transport) == transport).then_some(Match {
-                config,
-                local,
-                remote,
-            });
-        }
-        let meets = |config: &&ChildConfig| (config.mode == Mode::Transport) == transport;
-        let matches = peer.config.children.iter().filter(meets).filter_map(|config| {
-            let local = selectors::narrow(&config.local_selectors, ts_r.iter());
-            let remote = selectors::narrow(&config.remote_selectors, ts_i.iter());
-            let exact = selectors::same(&local, &config.local_selectors)
-                && selectors::same(&remote, &config.remote_selectors);
-            let meet = !local.is_empty() && !remote.is_empty();
-            meet.then(|| {
-                (
-                    exact,
-                    Match {
-                        config: config.clone(),
-                        local,
-                        remote,
-                    },
-                )
-            })
-        });
-        let mut best: Option<(bool, Match)> = None;
-        for found in matches {
-            if best.as_ref().is_none_or(|(exact, _)| !exact && found.0) {
-                best = Some(found);
-            }
-        }
-        best.map(|(_, found)| found)
-    }
-
     /// The data plane has answered for the inbound half of a pair that a response waits for. Tells whether one did.
     pub(crate) fn answer_held_child(&mut self, pair: ChildSaId, stands: bool) -> bool {
         // A rekey of the IKE SA may have moved the pair; the response belongs to the SA of its request.
@@ -526,29 +463,6 @@ impl Endpoint {
         self.respond(holder, held.exchange, held.number, &payloads);
         self.pump(holder);
         true
-    }
-
-    /// Whether a pair can be rekeyed by the peer now, and else what to answer (RFC 7296 §2.25).
-    pub(crate) fn judge_rekey_target(&self, id: ChildSaId) -> Result<(), NotifyType> {
-        let child = self.children.get(&id).ok_or(NotifyType::CHILD_SA_NOT_FOUND)?;
-        match child.stage {
-            Stage::Lingering => Err(NotifyType::CHILD_SA_NOT_FOUND),
-            Stage::Leaving(..) | Stage::Redundant => Err(NotifyType::TEMPORARY_FAILURE),
-            Stage::Inbound | Stage::AwaitSign | Stage::Active => {
-                let succeeded = child
-                    .successors
-                    .iter()
-                    .filter_map(|id| self.children.get(id))
-                    .any(|next| {
-                        next.role == Role::Initiator && matches!(next.stage, Stage::Inbound | Stage::Active)
-                    });
-                if succeeded {
-                    Err(NotifyType::TEMPORARY_FAILURE)
-                } else {
-                    Ok(())
-                }
-            }
-        }
     }
 
     /// A CREATE_CHILD_SA request of the peer.
@@ -611,23 +525,5 @@ impl Endpoint {
             rekeys,
         };
         self.answer_child(id, &request)
-    }
-
-    /// The pair that the peer names by the SPI that it receives on.
-    pub(super) fn pair_by_peer_spi(
-        &self,
-        id: IkeSaId,
-        protocol: SaProtocol,
-        spi: EspSpi,
-    ) -> Option<ChildSaId> {
-        let peer = self.sas.get(&id)?.peer;
-        self.outbound
-            .range((spi, ChildSaId(0))..=(spi, ChildSaId(u64::MAX)))
-            .map(|(_, pair)| *pair)
-            .find(|pair| {
-                self.children.get(pair).is_some_and(|child| {
-                    child.peer == peer && child.ike.is_some() && child.outbound.protocol == protocol
-                })
-            })
     }
 }

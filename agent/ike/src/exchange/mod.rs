@@ -2,6 +2,7 @@
 
 pub(crate) mod auth_initiator;
 pub(crate) mod auth_responder;
+mod child_match;
 mod child_outcome;
 pub(crate) mod child_responder;
 pub(crate) mod create_child;
