@@ -1,13 +1,13 @@
 //! INFORMATIONAL (RFC 7296 §1.4): deletes, signs of life, and the confirmation that our inbound half stands.
 
-use super::{Exchange, Held};
+use super::{Exchange, Held, told};
 use crate::child::{Half, Leave, Stage};
 use crate::endpoint::Endpoint;
-use crate::output::CloseReason;
+use crate::output::{CloseReason, Event};
 use crate::sa::Standing;
 use crate::timer::Timer;
 use crate::types::{ChildSaId, EspSpi, IkeSaId, SaProtocol};
-use crate::wire::{Delete, ExchangeType, Payload, Payloads};
+use crate::wire::{Delete, ExchangeType, NotifyType, Payload, Payloads};
 
 use super::Task;
 
@@ -108,6 +108,10 @@ impl Endpoint {
             self.peer_deletes_ike(id, number);
             return;
         }
+        if payloads.notify(NotifyType::AUTHENTICATION_FAILED).is_some() {
+            self.peer_disowns(id, number);
+            return;
+        }
         if payloads.as_slice().is_empty() {
             self.peer_confirms(id);
         }
@@ -142,6 +146,22 @@ impl Endpoint {
         for pair in named {
             self.renegotiate_after_delete(pair);
         }
+    }
+
+    /// The peer has begun, and does not accept our proof: its IKE SA is not there any more, and ours goes as with a DELETE
+    /// (RFC 7296 §2.21.2).
+    fn peer_disowns(&mut self, id: IkeSaId, number: u32) {
+        if let Some(peer) = self.sas.get(&id).map(|sa| sa.peer) {
+            let (failure, detail) = told::refused_auth(Some(NotifyType::AUTHENTICATION_FAILED));
+            self.event(Event::Failed {
+                peer,
+                child: None,
+                failure,
+                detail,
+                retry_in: None,
+            });
+        }
+        self.peer_deletes_ike(id, number);
     }
 
     /// The peer may have made and deleted a pair while its response to our request is under way.

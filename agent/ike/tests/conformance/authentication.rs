@@ -14,7 +14,7 @@ use crate::draft::Draft;
 use crate::peer::{Peer, clear, kinds};
 use crate::support::{cheap, name_of, peer_config};
 use crate::sut::{SECRET, Sut, answering, configured, path_to};
-use crate::talk::{auth_answer, auth_payloads, we_began};
+use crate::talk::{auth_answer, auth_payloads, peer_began, we_began};
 
 fn hashes() -> Payload {
     Payload::Notify(Notify::hash_algorithms(&[HashAlgorithm::SHA2_256]))
@@ -351,4 +351,19 @@ fn a_responder_error_without_an_identity_is_understood() {
         vec![Payload::Notify(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN))]
     });
     assert_eq!(sut.halves(), (0, 0));
+}
+
+/// RFC 7296 §2.21.2: an initiator that does not accept the responder's proof says so in an exchange of its own. The SA is
+/// gone at its end, and a pair that stayed here would send into nothing.
+#[test]
+fn an_initiator_that_refuses_our_proof_afterwards_takes_the_sa_with_it() {
+    let (mut sut, mut peer, _) = peer_began();
+    let refusal = Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED));
+    let answer = peer.ask(&mut sut, ExchangeType::INFORMATIONAL, &[refusal]);
+    assert!(answer.as_slice().is_empty());
+    assert_eq!(sut.failures(), [Failure::Authentication]);
+    assert_eq!(sut.halves(), (1, 0), "nothing is sent any more");
+    sut.pass(Duration::from_secs(12));
+    assert_eq!(sut.halves(), (0, 0));
+    assert_eq!(sut.endpoint.counts().ike_sas, 0);
 }
