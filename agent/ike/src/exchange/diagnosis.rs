@@ -90,7 +90,14 @@ fn name(transform: &Transform) -> String {
         TransformType::INTEG if transform.id != 0 => find(&INTEGRITY, transform),
         TransformType::INTEG => Some("none".to_owned()),
         TransformType::PRF => find(&PRF, transform),
-        TransformType::KE | TransformType::ADDKE1 => Some(KeyExchangeMethod(transform.id).to_string()),
+        TransformType::KE
+        | TransformType::ADDKE1
+        | TransformType::ADDKE2
+        | TransformType::ADDKE3
+        | TransformType::ADDKE4
+        | TransformType::ADDKE5
+        | TransformType::ADDKE6
+        | TransformType::ADDKE7 => Some(KeyExchangeMethod(transform.id).to_string()),
         TransformType::ESN => Some(if transform.id == 0 { "no" } else { "yes" }.to_owned()),
         _ => None,
     };
