@@ -38,8 +38,15 @@ impl Endpoint {
         let Some(peer) = self.peers.get(&peer_id) else {
             return;
         };
-        let local = (peer.config.local_address, 500).into();
-        let remote = (peer.config.remote_address, 500).into();
+        // A host behind a NAT is reached where its present SA is, and nowhere else (RFC 7296 §2.23).
+        let old = replaces.and_then(|old| self.sas.get(&old));
+        let path = old.filter(|old| old.nat.peer).map_or_else(
+            || Path {
+                local: (peer.config.local_address, 500).into(),
+                remote: (peer.config.remote_address, 500).into(),
+            },
+            |old| old.path,
+        );
         let method = peer
             .config
             .ike_proposals
@@ -55,7 +62,7 @@ impl Endpoint {
         let attempt = Initiating {
             peer: peer_id,
             spi,
-            path: Path { local, remote },
+            path,
             nonce,
             offers: Vec::new(),
             cookie: None,
