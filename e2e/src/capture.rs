@@ -53,8 +53,9 @@ impl Capture {
             "-p",
             "-U",
             "--immediate-mode",
+            // KiB for packets that tcpdump has not read yet: with 16384 a busy machine lost some in a long trial.
             "-B",
-            "16384",
+            "65536",
             "-s",
             "0",
             "-i",
